@@ -1,0 +1,28 @@
+# make run: the main job. make test: everything that is checked. Both make .venv first, if it is not there.
+PYTHON ?= python3
+BIN = .venv/bin
+STAMP = .venv/.ready
+export TQDM_MININTERVAL = 1
+export HF_HUB_OFFLINE = 1
+
+.PHONY: run test lab lint
+
+run: $(STAMP)
+	$(BIN)/stamina-lite reproduce quick --out runs/quick
+	$(BIN)/stamina-lite report runs/quick --out runs/quick/report.html
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[test]'
+	touch $(STAMP)

@@ -1,0 +1,222 @@
+"""Train the embedded base model on the base set and write it as an ordinary Stable Diffusion folder.
+
+    python data_scripts/base_set.py --out build/base
+    python data_scripts/pretrain_diffusion.py --data build/base --work build/mini --out stamina_lite/assets/mini
+
+Three stages: the VAE, the latents (once), then text encoder and U-Net together. Every stage goes on where it was killed;
+sample sheets and log.json lie in --work. Runs on CPU (fp32) and on GPU (bf16).
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from base_models import latents_of, make_scheduler, make_text_encoder, make_tokenizer, make_unet, make_vae, pixels
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from tqdm.auto import tqdm
+from training_state import MovingAverage, load_state, save_state
+
+HELD_OUT = 256  # the first pictures of the base set are never trained on
+PROMPTS = (
+    "a photo of a smiling person with long blue hair on a yellow background",
+    "a photo of an angry person with short red hair and glasses on a navy background",
+    "a photo of a bald person with glasses and a beard on a white background",
+    "a photo of a sad person with long black hair on a pink background",
+    "a photo of a wide fan waterfall with red rock by day in winter",
+    "a photo of two narrow plunge waterfalls with grey rock at sunset in autumn",
+    "a photo of three wide slide waterfalls with yellow rock and a tent at night in summer",
+    "a photo of a narrow tiered waterfall with black rock by day in summer",
+    "a photo of a smiling person with short green hair next to a sad person with long black hair on a cyan background",
+    "a photo of an angry person with long pink hair next to a calm person with short brown hair on a white background",
+    "a photo of a smiling person with long red hair in front of a wide plunge waterfall with grey rock by day in summer",
+    "a photo of a sad person with short black hair in front of a narrow fan waterfall with red rock at night in winter",
+)
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Learning rate: 200 steps up, flat, and down in a straight line over the last 40 %."""
+    return peak * min(1.0, (step + 1) / 200, (steps - step) / (0.4 * steps) + 0.01)
+
+
+class Run:
+    """A resumable optimisation of some modules: the part the two trained stages share."""
+
+    def __init__(self, work: Path, name: str, modules: dict, steps: int, peak: float, batch: int, device: str, decay: float):
+        self.file, self.name, self.modules, self.steps = work / f"{name}.safetensors", name, modules, steps
+        self.peak, self.batch, self.device = peak, batch, device
+        for module in modules.values():
+            module.to(device).train()
+        self.parameters = [p for m in modules.values() for p in m.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.average = MovingAverage(modules, decay)
+        self.step, self.log = 0, []
+        if self.file.exists():
+            self.step, self.log = load_state(self.file, modules, self.average, self.optimizer, device)
+
+    def train(self, loss, look, save_seconds: float = 300) -> None:
+        """loss(indices' generator) -> (scalar, numbers to log); look(step) draws a sheet from the averaged weights."""
+        saved, bar = time.time(), tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
+        while self.step < self.steps:
+            draw = torch.Generator().manual_seed(self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate(self.step, self.steps, self.peak)
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+                value, numbers = loss(draw)
+            self.optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self.average.update(self.step)
+            self.step += 1
+            bar.update()
+            if self.step % 100 == 0:
+                self.log.append({"step": self.step, **{k: round(float(v), 5) for k, v in numbers.items()}})
+                bar.set_postfix({k: f"{float(v):.4f}" for k, v in numbers.items()})
+            if time.time() - saved > save_seconds or self.step == self.steps:
+                save_state(self.file, self.step, self.modules, self.average, self.optimizer, self.log)
+                self.average.swap()
+                look(self.step)
+                self.average.swap()
+                saved = time.time()
+        self.average.swap()
+
+
+def train_vae(images, work: Path, steps: int, batch: int, device: str, channels: int):
+    """Reconstruction in squared and absolute error, and a light pull of the latents to unit variance."""
+    torch.manual_seed(0)
+    vae = make_vae(channels).to(memory_format=torch.channels_last)
+    run = Run(work, "vae", {"vae": vae}, steps, 2e-3, batch, device, decay=0.995)
+
+    def loss(draw):
+        picked = torch.randint(HELD_OUT, len(images), (batch,), generator=draw)
+        x = pixels(torch.from_numpy(images[picked.numpy()])).to(device, memory_format=torch.channels_last)
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=draw).to(device)
+        error = vae.decode(posterior.mean + posterior.std * noise).sample.float() - x
+        square, kl = error.square().mean(), posterior.kl().float().mean() / posterior.mean[0].numel()
+        return square + 0.1 * error.abs().mean() + 5e-5 * kl, {"mse": square.detach(), "kl": kl.detach()}
+
+    def look(step):
+        decibel, pictures = reconstruct(vae, torch.from_numpy(images[:HELD_OUT].copy()), device)
+        run.log.append({"step": step, "held_out_db": round(decibel, 3)})
+        sheet([*images[:16], *pictures[:16]], 16, work / "vae.png")
+        print(f"\nvae step {step}: {decibel:.2f} dB on held-out pictures", flush=True)
+
+    run.train(loss, look)
+    return vae.eval(), run.log
+
+
+@torch.no_grad()
+def reconstruct(vae, held_out, device) -> tuple[float, np.ndarray]:
+    """PSNR over all pixels of (n, 64, 64, 3) uint8 pictures, after rounding to bytes, and the reconstructions."""
+    vae.eval()
+    out = []
+    for part in held_out.split(32):
+        decoded = vae.decode(vae.encode(pixels(part).to(device)).latent_dist.mean).sample
+        out.append(to_bytes(decoded))
+    vae.train()
+    out = np.concatenate(out)
+    error = ((out.astype(np.float64) - held_out.numpy()) ** 2).mean()
+    return float(10 * np.log10(255**2 / error)), out
+
+
+def encode(vae, images, work: Path, device: str) -> torch.Tensor:
+    """All latents, scaled to unit variance; the factor is noted in the VAE's config, as Stable Diffusion does."""
+    file = work / "latents.npy"
+    if not file.exists():
+        parts = [latents_of(vae, torch.from_numpy(images[k : k + 256].copy()).to(device)).cpu().half().numpy()
+                 for k in tqdm(range(0, len(images), 256), desc="latents")]  # fmt: skip
+        np.save(file, np.concatenate(parts))
+    latents = torch.from_numpy(np.load(file))
+    vae.register_to_config(scaling_factor=round(1 / latents.float().std().item(), 5))
+    return latents
+
+
+def train_unet(latents, captions, vae, work: Path, steps: int, batch: int, device: str, compiled: bool):
+    """Denoising with v-prediction; one caption in ten is emptied, so that guidance has something to guide from."""
+    torch.manual_seed(1)
+    tokenizer, scheduler = make_tokenizer(captions, work / "tokenizer"), make_scheduler()
+    unet = make_unet(latents.shape[1]).to(memory_format=torch.channels_last)
+    text = make_text_encoder(tokenizer)
+    run = Run(work, "unet", {"unet": unet, "text": text}, steps, 1e-3, batch, device, decay=0.9995)
+    ids = tokenizer(["", *captions], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    forward = torch.compile(unet) if compiled else unet
+    scale = vae.config.scaling_factor
+
+    def loss(draw):
+        picked = torch.randint(HELD_OUT, len(latents), (batch,), generator=draw)
+        told = torch.where(torch.rand(batch, generator=draw) < 0.1, 0, picked + 1)
+        x = latents[picked].float().mul(scale).to(device, memory_format=torch.channels_last)
+        noise = torch.randn(x.shape, generator=draw).to(x)
+        t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=draw).to(device)
+        words = text(ids[told].to(device))[0]
+        predicted = forward(scheduler.add_noise(x, noise, t), t, words).sample
+        value = F.mse_loss(predicted.float(), scheduler.get_velocity(x, noise, t))
+        return value, {"loss": value.detach()}
+
+    def look(step):
+        pipe = assemble(vae, text, tokenizer, unet, scheduler)
+        pictures = draw_prompts(pipe.to(device), PROMPTS, 2)
+        sheet(list(pictures), 8, work / "samples.png")
+        print(f"\nunet step {step}", flush=True)
+
+    run.train(loss, look)
+    return assemble(vae, text.eval(), tokenizer, unet.eval(), scheduler), run.log
+
+
+def assemble(vae, text, tokenizer, unet, scheduler) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def draw_prompts(pipe, prompts, each: int, steps: int = 20, guidance: float = 3.0) -> np.ndarray:
+    """(len(prompts) * each, 64, 64, 3) uint8."""
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    many = [p for p in prompts for _ in range(each)]
+    pictures = pipe(many, num_inference_steps=steps, guidance_scale=guidance, generator=generator, output_type="np").images
+    return (pictures * 255).round().astype(np.uint8)
+
+
+def to_bytes(decoded: torch.Tensor) -> np.ndarray:
+    return decoded.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def sheet(pictures: list, columns: int, file: Path) -> None:
+    rows = [np.concatenate(pictures[k : k + columns], 1) for k in range(0, len(pictures), columns)]
+    Image.fromarray(np.concatenate(rows)).save(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("build/base"))
+    parser.add_argument("--work", type=Path, default=Path("build/mini"), help="state, latents, logs and sheets")
+    parser.add_argument("--out", type=Path, default=Path("stamina_lite/assets/mini"))
+    parser.add_argument("--vae-steps", type=int, default=3600)
+    parser.add_argument("--unet-steps", type=int, default=16000)
+    parser.add_argument("--vae-batch", type=int, default=8)
+    parser.add_argument("--unet-batch", type=int, default=16)
+    parser.add_argument("--latent-channels", type=int, default=8)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the U-Net: a minute or two at first, a sixth faster after")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    images = np.load(args.data / "images.npy", mmap_mode="r")
+    captions = json.loads((args.data / "captions.json").read_text())
+    vae, vae_log = train_vae(images, args.work, args.vae_steps, args.vae_batch, args.device, args.latent_channels)
+    latents = encode(vae, images, args.work, args.device)
+    pipe, unet_log = train_unet(latents, captions, vae, args.work, args.unet_steps, args.unet_batch, args.device, args.compile)
+    pipe.to("cpu", torch.float16).save_pretrained(args.out)
+    (args.work / "log.json").write_text(json.dumps({"vae": vae_log, "unet": unet_log}))
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Contact sheets of the concepts and of the base set, for looking: data_scripts/sheets/*.png.
+
+    python data_scripts/sheets.py
+
+A column is a concept, its first eight training pictures downwards. Colours are reduced to 256 a sheet.
+"""
+
+import json
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from scenes import base_picture
+
+CONCEPTS = Path("stamina_lite/assets/concepts")
+SHEETS = Path("data_scripts/sheets")
+SIDE, LABEL = 64, 14  # pixels: a picture, the line of names above the columns
+
+
+def sheet(columns: list[list[Image.Image]], names: list[str]) -> Image.Image:
+    """Pictures column by column under their names; an empty name leaves its space."""
+    height = LABEL * any(names) + SIDE * len(columns[0])
+    canvas = Image.new("RGB", (SIDE * len(columns), height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for left, (column, name) in enumerate(zip(columns, names, strict=True)):
+        draw.text((SIDE * left + SIDE / 2, 1), name, fill="black", anchor="ma")
+        for row, picture in enumerate(column):
+            canvas.paste(picture, (SIDE * left, height - SIDE * (len(column) - row)))
+    return canvas.quantize(256, dither=Image.Dither.NONE)
+
+
+def concept_sheet(names: list[str], folders: dict[str, dict]) -> Image.Image:
+    """Eight training pictures of each concept."""
+    columns = [[Image.open(CONCEPTS / folders[n]["train"]["folder"] / f"{k:02}.png") for k in range(8)] for n in names]
+    return sheet(columns, names)
+
+
+def main() -> None:
+    manifest = json.loads((CONCEPTS / "manifest.json").read_text())
+    SHEETS.mkdir(parents=True, exist_ok=True)
+    for name in ("people25", "falls25", "tune5"):
+        concept_sheet(manifest["sets"][name], manifest["concepts"]).save(SHEETS / f"{name}.png", optimize=True)
+    base = [[Image.fromarray(base_picture(12 * row + column)[0]) for row in range(4)] for column in range(12)]
+    sheet(base, [""] * 12).save(SHEETS / "base48.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
