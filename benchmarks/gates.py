@@ -1,0 +1,80 @@
+"""Does the base make the problem visible? Each concept alone: attribute prompt, token alone, LoRA; 50-way accuracy.
+
+    python benchmarks/gates.py --set mini50 --concepts 50 --out results/gates.json
+
+Every concept is learned by itself on a fresh base; pictures are counted as right when their features lie nearest to the
+mean of that concept's references among all concepts of mini50. One row a method, resumable: rows found in --out stay.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from stamina_lite import concepts, load_base, make_method, metrics
+from stamina_lite.checkpoint import write_json
+from stamina_lite.data import ASSETS
+from stamina_lite.diffusion import TextToImage
+from stamina_lite.evaluation import picture_seed, reference_features
+from stamina_lite.features import features
+
+
+def attribute_prompt(name: str) -> str:
+    """The best the base's language can say about a concept: the caption of its identity, without view."""
+    return "a photo of " + json.loads((ASSETS / "manifest.json").read_text())["concepts"][name]["prompt"]
+
+
+def pictures(base: str, concept, method: str, n: int, seed: int, settings: dict):
+    model = TextToImage(load_base(base))
+    prompt = attribute_prompt(concept.name)
+    if method != "attribute prompt":
+        model.learn(concept, make_method(method, **settings), seed, 1)
+        prompt = f"a photo of {concept.token}"
+    return model.draw([prompt] * n, [picture_seed(seed, concept.name, k) for k in range(n)])
+
+
+def interval(hits: torch.Tensor, draws: int = 2000) -> list[float]:
+    """95 % bootstrap interval of the accuracy over concepts: the unit that was drawn."""
+    picked = torch.randint(len(hits), (draws, len(hits)), generator=torch.Generator().manual_seed(0))
+    low, high = hits[picked].mean(1).quantile(torch.tensor([0.025, 0.975]))
+    return [round(100 * low.item(), 1), round(100 * high.item(), 1)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--set", default="mini50")
+    parser.add_argument("--concepts", type=int, default=50, help="how many of the set, in its order")
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=["attribute prompt", "ti", "ti++", "lora"])
+    parser.add_argument("--setting", nargs="*", default=[], help="e.g. steps=200 lr=0.005")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    settings = {k: json.loads(v) for k, v in (re.split("=", s, maxsplit=1) for s in args.setting)}
+    every, extractor = concepts(args.set), features("lite0")
+    chosen = every[: args.concepts]
+    real = [reference_features(c, extractor, 64) for c in every]
+    means = torch.nn.functional.normalize(torch.stack([r.mean(0) for r in real]), dim=1)
+    report = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for method in args.methods:
+        rows = report.setdefault(method, {"each": {}})["each"]
+        for j, concept in enumerate(tqdm(chosen, desc=method)):
+            if concept.name in rows:
+                continue
+            x = extractor(pictures(args.base, concept, method, args.pictures, args.seed, settings))
+            hits = (x @ means.T).argmax(1) == j
+            rows[concept.name] = {"accuracy": hits.float().mean().item(), "mmd": metrics.mmd2(real[j], x)}
+            write_json(args.out, report)
+        hits = torch.tensor([r["accuracy"] for r in rows.values()])
+        report[method] |= {"accuracy": round(100 * hits.mean().item(), 1), "interval": interval(hits), "settings": settings}
+        report[method]["mmd"] = sum(r["mmd"] for r in rows.values()) / len(rows)
+        write_json(args.out, report)
+        print(f"{method:18s} {report[method]['accuracy']:5.1f} %  {report[method]['interval']}  mmd {report[method]['mmd']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Low-rank and masked low-rank changes of a weight, as torch parametrizations: W_t = W_{t-1} + (A_t B_t) ⊙ M_t.
+
+While a task is learned the module's own forward computes the equation; afterwards it is folded into the weight and nothing of ours is left.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+class LowRank(nn.Module):
+    """W + A B (C-LoRA, eq. 2 [paper]). A: (D1, r) starts at zero, so the first step changes nothing [recalled]; B: (r, D2).
+
+    weight: (D1, D2), only its shape and device are used. The factors are fp32 whatever the weight is.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, generator: torch.Generator | None = None):
+        super().__init__()
+        rows, columns = weight.shape
+        if not 1 <= rank <= min(rows, columns):
+            raise ValueError(f"rank {rank} does not fit a {rows}x{columns} weight: choose 1 to {min(rows, columns)}")
+        start = torch.randn(rank, columns, generator=generator) / columns**0.5
+        self.A = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
+        self.B = nn.Parameter(start.to(weight.device))
+
+    def delta(self) -> Tensor:
+        """The change of the weight: (D1, D2), fp32."""
+        return self.A @ self.B
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.delta().to(weight.dtype)
+
+
+class MaskedLowRank(LowRank):
+    """W + (A B) ⊙ M (STAMINA, eq. 4 [paper]); M comes from a `Mask` of the same shape."""
+
+    def __init__(self, weight: Tensor, rank: int, mask: "Mask", generator: torch.Generator | None = None):
+        super().__init__(weight, rank, generator)
+        self.mask = mask.to(weight.device)
+
+    def delta(self) -> Tensor:
+        return super().delta() * self.mask()
+
+
+class Mask(nn.Module):
+    """A (D1, D2) mask drawn from learned logits by the Gumbel-softmax of two classes, on and off.
+
+    M = GumbelSoftmax(Z, τ)[on], rounded to {0, 1} with the soft gradient kept (straight through) unless `hard` is off.
+    In `eval` there is no noise: M = 1[Z_on > Z_off]. The construction is our reconstruction [ours] of what the paper
+    says in words: hard-attention masks, made by low-rank MLPs with Gumbel-softmax [paper].
+    """
+
+    def __init__(self, shape: torch.Size, temperature: float = 1.0, hard: bool = True):
+        super().__init__()
+        self.shape, self.temperature, self.hard = torch.Size(shape), temperature, hard
+        self.noise: Tensor | None = None
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Z_on and Z_off, each (D1, D2)."""
+        raise TypeError(f"{type(self).__name__} defines no logits")
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw a step's Gumbel noise on the CPU; the difference of two Gumbel variables is one logistic variable."""
+        self.noise = torch.rand(self.shape, generator=generator).clamp_(1e-6, 1 - 1e-6).logit_()
+
+    def forward(self) -> Tensor:
+        on, off = self.logits()
+        score = on - off
+        if self.training and self.noise is not None:
+            score = score + self.noise.to(score.device)
+        soft = torch.sigmoid(score / self.temperature)
+        if not self.hard:
+            return soft
+        binary = (score > 0).to(soft.dtype)
+        return binary + (soft - soft.detach()) if self.training else binary
+
+    def sparsity(self) -> Tensor:
+        """L_sparse = mean(relu(Z_on)): presses on the positive outputs of the mask network [paper; this form ours]."""
+        return torch.relu(self.logits()[0]).mean()
+
+
+class MLPMask(Mask):
+    """Logits from a two-layer MLP of `rank` hidden units on a fixed random input, one input vector a row of the weight.
+
+    Z[i] = relu(u_i W1 + b1) W2 + b2, u: (D1, width) never trained, Z[i]: 2 D2 numbers (on, off). [ours]
+    """
+
+    def __init__(self, shape, rank: int = 16, width: int = 16, generator: torch.Generator | None = None, **options):
+        super().__init__(shape, **options)
+        rows, columns = self.shape
+        self.register_buffer("u", torch.randn(rows, width, generator=generator))
+        self.W1 = nn.Parameter(torch.randn(width, rank, generator=generator) / width**0.5)
+        self.b1 = nn.Parameter(torch.zeros(rank))
+        self.W2 = nn.Parameter(torch.randn(rank, 2 * columns, generator=generator) / rank**0.5)
+        self.b2 = nn.Parameter(torch.zeros(2 * columns))
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        z = torch.relu(self.u @ self.W1 + self.b1) @ self.W2 + self.b2  # (D1, 2 D2)
+        return z.chunk(2, dim=1)
+
+
+class FactorMask(Mask):
+    """Logits from plain low-rank factors, without the MLP: Z = P Q, P: (D1, k), Q: (k, 2 D2). An ablation [ours]."""
+
+    def __init__(self, shape, rank: int = 16, generator: torch.Generator | None = None, **options):
+        super().__init__(shape, **options)
+        rows, columns = self.shape
+        self.P = nn.Parameter(torch.randn(rows, rank, generator=generator) / rank**0.5)
+        self.Q = nn.Parameter(torch.randn(rank, 2 * columns, generator=generator))
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        return (self.P @ self.Q).chunk(2, dim=1)
+
+
+class FreeMask(Mask):
+    """A free logit for every weight and class. An ablation [ours]: it costs twice the weight itself while training."""
+
+    def __init__(self, shape, generator: torch.Generator | None = None, **options):
+        super().__init__(shape, **options)
+        rows, columns = self.shape
+        self.Z = nn.Parameter(torch.randn(rows, 2 * columns, generator=generator))
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        return self.Z.chunk(2, dim=1)
+
+
+class Layer:
+    """One linear layer over a sequence of tasks: its first weight, its present one (both fp32), and the adapter on it now.
+
+    Adapting leaves every other parameter alone; folding is the only place that writes a base weight, and it does so in
+    fp32 whatever the model's precision, so that fifty folds do not drift.
+    """
+
+    def __init__(self, name: str, module: nn.Linear):
+        self.name, self.module = name, module
+        self.start = module.weight.detach().float().clone()
+        self.current = self.start.clone()
+        self.adapter: LowRank | None = None
+        self.past = torch.zeros_like(self.start)
+
+    def attach(self, adapter: LowRank) -> None:
+        """Put an adapter on the weight. The optimizer is made after this."""
+        self.adapter = adapter
+        parametrize.register_parametrization(self.module, "weight", adapter)
+        self.module.parametrizations.weight.original.requires_grad_(False)
+
+    def delta(self) -> Tensor:
+        """A_t B_t ⊙ M_t of the task being learned: (D1, D2)."""
+        return self.adapter.delta()
+
+    @torch.no_grad()
+    def fold(self) -> Tensor:
+        """W_t = W_{t-1} + ΔW_t, written into the weight; returns ΔW_t (D1, D2) and leaves the module stock."""
+        self.adapter.eval()
+        delta = self.adapter.delta()
+        self.withdraw()
+        self.restore(self.current + delta)
+        return delta
+
+    def withdraw(self) -> None:
+        """Take the adapter off and leave the weight as it was before the task."""
+        parametrize.remove_parametrizations(self.module, "weight", leave_parametrized=False)
+        self.adapter = None
+
+    @torch.no_grad()
+    def restore(self, weight: Tensor) -> None:
+        """Set the present weight to an fp32 (D1, D2) tensor: what folding and resuming have in common."""
+        self.current = weight.to(self.start)
+        self.past = self.current - self.start  # Σ_{t'<t} A_t' B_t'
+        self.module.weight.copy_(self.current)
+
+
+def layers_of(model: nn.Module, endings: Iterable[str]) -> list[Layer]:
+    """The linear layers of a model whose names end so; for a U-Net's cross-attention: attn2.to_k, attn2.to_v."""
+    endings = tuple(endings)
+    found = [Layer(n, m) for n, m in model.named_modules() if n.endswith(endings) and isinstance(m, nn.Linear)]
+    if not found:
+        raise ValueError(f"no linear layer of this {type(model).__name__} ends in {', '.join(endings)}: nothing to adapt")
+    return found

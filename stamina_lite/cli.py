@@ -1,0 +1,286 @@
+"""The commands: `stamina-lite VERB`. What a verb needs is imported when it runs, so that --help answers at once.
+
+Exit code 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted, 1 a fault of ours (a traceback).
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+# Options of learn and bench that are fields of `methods.Settings`; what is not given keeps the method's default.
+SETTINGS = {
+    "steps": (int, "training steps a concept"),
+    "batch": (int, "pictures a step"),
+    "rank": (int, "rank of the low-rank change"),
+    "lr": (float, "learning rate of the adapters"),
+    "lr-token": (float, "learning rate of the token"),
+    "forget": (float, "weight of the penalty on forgetting"),
+    "sparse": (float, "weight of the penalty on open masks"),
+    "mask": (str, "what makes the mask: mlp, factors or free"),
+    "mask-rank": (int, "rank of what makes the mask"),
+    "temperature": (float, "of the mask's Gumbel-softmax"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("stamina-lite: interrupted; the same command goes on where this one was", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        from .data import UserError
+
+        if not isinstance(error, UserError):
+            raise
+        print("stamina-lite:", *str(error).split(), file=sys.stderr)
+        return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, and no abbreviated options."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str):
+        self.exit(2, f"stamina-lite: {message}; see {self.prog} --help\n")
+
+
+def parser() -> Parser:
+    top = Parser(prog="stamina-lite", description="Continual text-to-image customisation: STAMINA and C-LoRA.")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+
+    def verb(run, **options) -> Parser:
+        added = verbs.add_parser(run.__name__, help=run.__doc__, description=run.__doc__, **options)
+        added.set_defaults(run=run)
+        return added
+
+    p = verb(learn)
+    p.add_argument(
+        "folders", nargs="+", metavar="DIR", help="a folder of concepts (one sub-folder each) or of pictures"
+    )
+    add_run_options(p)
+
+    p = verb(generate)
+    p.add_argument("folder", metavar="RUN", type=Path, help="a run's folder")
+    p.add_argument("--prompt", required=True, help='for instance "a photo of <person-03>"')
+    p.add_argument("-n", type=at_least(1), default=8, help="how many pictures (8)")
+    p.add_argument("--seed", type=at_least(0), default=0, help="picture k depends on the seed and k alone (0)")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/images/generated)")
+
+    p = verb(bench)
+    p.add_argument("set", metavar="SET", help="mini50, people25, falls25, mini10, tune5, or a folder of concepts")
+    p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N")
+    p.add_argument("--pictures", type=at_least(2), default=16, metavar="N", help="pictures drawn of a concept (16)")
+    p.add_argument("--order", default="alternate", choices=("alternate", "people-first", "waterfalls-first"))
+    add_run_options(p)
+
+    p = verb(report)
+    p.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one that holds runs")
+    p.add_argument("--out", required=True, metavar="FILE", help="the HTML file")
+
+    verb(methods)
+    verb(info)
+
+    p = verb(reproduce)
+    p.add_argument("preset", metavar="PRESET", help="a name in notebooks/params, or a YAML file")
+    p.add_argument("--out", required=True, metavar="DIR", help="where executed notebooks go")
+    p.add_argument("--engine", default="local", help="local or ray (local)")
+    p.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="notebooks at a time (1)")
+    return top
+
+
+def add_run_options(p: Parser) -> None:
+    """What learn and bench have in common."""
+    p.add_argument("--method", required=True, help="see `stamina-lite methods`")
+    p.add_argument("--out", required=True, metavar="RUN", help="the run's folder; a run that is there goes on")
+    p.add_argument("--base", default="mini", help="mini, a folder, or a hub id (mini)")
+    p.add_argument("--seed", type=at_least(0), default=0, help="(0)")
+    p.add_argument("--device", help="cpu or cuda (cuda where there is one)")
+    group = p.add_argument_group("settings", "what is not given keeps the method's default, see `stamina-lite methods`")
+    for name, (kind, text) in SETTINGS.items():
+        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
+    group.add_argument("--soft", dest="hard", action="store_false", default=argparse.SUPPRESS, help="a soft mask")
+
+
+def at_least(low: int):
+    """An argparse type: whole numbers from `low`."""
+
+    def whole(text: str) -> int:
+        number = int(text)
+        if number < low:
+            raise argparse.ArgumentTypeError(f"must be {low} or more, not {number}")
+        return number
+
+    whole.__name__ = "whole number"  # argparse names the type in its message
+    return whole
+
+
+def learn(args) -> None:
+    """Learn folders of pictures, one concept after another; a run that exists goes on."""
+    from .data import UserError, concepts
+
+    settings = checked_settings(args)
+    found = [concept for folder in args.folders for concept in concepts(folder)]
+    names = [concept.name.lower() for concept in found]
+    for concept in found:
+        if names.count(concept.name.lower()) > 1:
+            raise UserError(f"{concept.name} is in two of the folders: rename one of them")
+    learner = open_learner(args, found, settings, {"set": None})
+    for concept in found:
+        new = all(record["concept"] != concept.name for record in learner.records)
+        record = learner.learn(concept)
+        how = f"loss {record['loss']:.4f}  {record['seconds']:.0f} s" if new else "learned already"
+        print(f"{record['task']:3d}  {concept.token}  {how}", flush=True)
+    print(f'next: stamina-lite generate {shlex.quote(args.out)} --prompt "a photo of {found[-1].token}"')
+
+
+def generate(args) -> None:
+    """Draw pictures of a prompt with what a run has learned."""
+    from .bases import load_base
+    from .sequence import open_run
+
+    quiet()
+    learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini")))
+    pictures = learner.generate(args.prompt, args.n, args.seed)
+    folder = args.out or args.folder / "images" / "generated"
+    for path in save_described(pictures, folder, args.prompt, args.seed, args.folder.resolve().name):
+        print(path)
+
+
+def bench(args) -> None:
+    """Learn a set and measure what is known of it at the end; a run that exists goes on."""
+    from .data import concepts, set_hash
+    from .evaluation import Evaluation
+    from .features import features
+    from .report import MEASURES
+    from .sequence import run_sequence
+
+    settings = checked_settings(args)
+    found = concepts(args.set, args.order.replace("-", " "), args.concepts)
+    about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": args.order, "pictures": args.pictures}
+    learner = open_learner(args, found, settings, about)
+    evaluation = Evaluation(found, features("lite0"), features("lite0", greyscale=True), args.pictures)
+    results = run_sequence(learner, found, evaluation)
+    for key, (name, meaning) in MEASURES.items():
+        value = "    –" if results[key] is None else f"{results[key]:.3f}"
+        print(f"{name:18s} {value:>7s}   {meaning}")
+    print(f"next: stamina-lite report {shlex.quote(args.out)} --out report.html")
+
+
+def report(args) -> None:
+    """Compare runs in one HTML file."""
+    from .report import write_report
+
+    write_report(args.runs, args.out)
+
+
+def methods(args) -> None:
+    """List the methods and their settings."""
+    from .methods import METHODS, Settings
+
+    for name, method in METHODS.items():
+        changed = "".join(f" {key}={value}" for key, value in method.defaults.items())
+        print(f"{name:22s} {method.__doc__.splitlines()[0]}{' Defaults:' + changed if changed else ''}")
+    print("\nsettings of all, where a method names no other:")
+    print(" ".join(f"{key}={value}" for key, value in Settings().as_dict().items()))
+
+
+def info(args) -> None:
+    """Show versions, device, base models and sets."""
+    import torch
+
+    from .bases import EMBEDDED
+    from .data import SETS, concepts
+    from .reproduce import NOTEBOOKS
+    from .versions import versions
+
+    about = versions(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    lines = {**about["versions"], "device": about["device"], "package": Path(__file__).parent}
+    lines["notebooks"] = NOTEBOOKS if NOTEBOOKS.is_dir() else "none: they are in the source checkout"
+    lines |= {f"base {name}": folder if folder.is_dir() else f"missing: {folder}" for name, folder in EMBEDDED.items()}
+    lines |= {f"set {name}": f"{len(concepts(name))} concepts" for name in SETS}
+    for name, value in lines.items():
+        print(f"{name:14s} {value}")
+
+
+def reproduce(args) -> int:
+    """Run the notebooks of a preset; what is done already is kept."""
+    from .reproduce import reproduce as run_preset
+
+    failed = run_preset(args.preset, args.out, args.engine, args.workers)
+    if failed:
+        print(f"stamina-lite: {len(failed)} failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def checked_settings(args) -> dict:
+    """The settings that were given; a wrong one, or an unknown method, is refused before anything is loaded."""
+    from .methods import make_method
+
+    names = [*(name.replace("-", "_") for name in SETTINGS), "hard"]
+    settings = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    make_method(args.method, **settings)
+    return settings
+
+
+def open_learner(args, found, settings: dict, about: dict):
+    """The learner of a run, new or gone on with; nothing is written before base, device and tokens are checked."""
+    import torch
+
+    from .bases import load_base
+    from .data import UserError, check_tokens
+    from .sequence import ContinualLearner
+
+    quiet()
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
+        raise UserError(
+            f"no device {args.device} ({str(error).splitlines()[0]}): give --device cpu, or leave it out"
+        ) from None
+    pipe = load_base(args.base, args.device)
+    check_tokens(found, pipe.tokenizer)
+    base = str(Path(args.base).resolve()) if Path(args.base).is_dir() else args.base
+    return ContinualLearner(pipe, args.method, args.seed, args.out, {"base_model": base, **about}, **settings)
+
+
+def save_described(pictures, folder: Path, prompt: str, seed: int, run: str) -> list[Path]:
+    """PNGs that say in their text chunks what they were drawn from; their paths."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from .data import UserError
+
+    name = "".join(c if c.isalnum() else "-" for c in prompt.lower())[:60].strip("-")
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for k, picture in enumerate(pictures):
+            about = PngInfo()
+            for key, value in {"prompt": prompt, "seed": seed, "picture": k, "run": run}.items():
+                about.add_itxt(key, str(value))
+            paths.append(folder / f"{name}-seed{seed}-{k:02d}.png")
+            picture.save(paths[-1], pnginfo=about)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
+    return paths
+
+
+def quiet() -> None:
+    """Keep the loading bars and advice of diffusers and transformers off the screen."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    for logging in (of_diffusers, of_transformers):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

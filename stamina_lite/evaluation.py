@@ -1,0 +1,128 @@
+"""From a learner to numbers: pictures of the concepts after a task, their features, and the paper's measures of them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import metrics
+from .data import Concept
+from .features import Features
+
+PROMPT = "a photo of {}"
+
+
+class Evaluation:
+    """Draws n pictures of concepts after a task and compares them with the concepts' references.
+
+    X_{i,j}, the pictures of concept j after task i, use the same noise for every i, so that sheets can be compared by
+    eye; where two such sets meet in a measure the pairs are left out of the cross term, which makes it unbiased again.
+    """
+
+    def __init__(self, concepts: list[Concept], features: Features, grey: Features, n: int = 16, steps: int = 20):
+        self.concepts, self.features, self.grey, self.n, self.steps = concepts, features, grey, n, steps
+        self.index = {c.name: j for j, c in enumerate(concepts)}
+        self.drawn: dict[tuple[int, int], Tensor] = {}  # (i, j) -> features of X_{i,j}
+        self.drawn_grey: dict[tuple[int, int], Tensor] = {}
+
+    def after(self, learner, task: int, concepts: list[Concept]) -> None:
+        """Draw, keep and measure pictures of some concepts as the model is after `task`; what lies on disk is not drawn again."""
+        wanted = [c for c in concepts if (task, self.index[c.name]) not in self.drawn]
+        folder = learner.out / "images" / f"after-{task:03d}"
+        missing = [c for c in wanted if len(list((folder / c.name).glob("*.png"))) < self.n]
+        prompts = [PROMPT.format(c.token) for c in missing for _ in range(self.n)]
+        seeds = [picture_seed(learner.seed, c.name, k) for c in missing for k in range(self.n)]
+        if prompts:
+            pictures = to_pil(learner.model.draw(prompts, seeds, steps=self.steps))
+            for m, concept in enumerate(missing):
+                save_pictures(folder / concept.name, pictures[m * self.n : (m + 1) * self.n])
+        for concept in wanted:
+            j, images = self.index[concept.name], from_folder(folder / concept.name)
+            self.drawn[task, j] = self.features(images)
+            self.drawn_grey[task, j] = self.grey(images)
+
+    def results(self, learner) -> dict:
+        """Everything results.json holds; measures over all concepts appear once all of them were drawn after the last task."""
+        done, last = learner.records, len(self.concepts)
+        real = [reference_features(c, self.features, learner.model.size) for c in self.concepts]
+        mmd = {i: {} for i in sorted({i for i, _ in self.drawn})}
+        for (i, j), x in self.drawn.items():
+            mmd[i][j + 1] = metrics.mmd2(real[j], x)
+        out = {
+            "method": learner.method.name,
+            "seed": learner.seed,
+            "tasks": [r["concept"] for r in done],
+            "mmd": mmd,
+            "plasticity": [mmd.get(t, {}).get(t) for t in range(1, len(done) + 1)],
+            "weight_change": [r["weight_change"] for r in done],
+            "step_change": [r["step_change"] for r in done],
+            "mask_density": [r["mask_density"] for r in done],
+            "n_param": done[0]["n_param"] if done else None,
+            "seconds": [r["seconds"] for r in done],
+            "peak_memory": [r["peak_memory"] for r in done],
+        }
+        if all((last, j) in self.drawn for j in range(last)):
+            out |= self._final(real, [reference_features(c, self.grey, learner.model.size) for c in self.concepts], last)
+        return out
+
+    def _final(self, real: list[Tensor], real_grey: list[Tensor], last: int) -> dict:
+        final = [self.drawn[last, j] for j in range(last)]
+        then = {j: self.drawn[j + 1, j] for j in range(last - 1) if (j + 1, j) in self.drawn}
+        drift = [metrics.mmd2(x, final[j], paired=True) for j, x in then.items()]
+        accuracy, each = metrics.concept_accuracy(final, real)
+        grey, _ = metrics.concept_accuracy([self.drawn_grey[last, j] for j in range(last)], real_grey)
+        learned = metrics.concept_accuracy([self.drawn[j + 1, j] for j in range(last)], real)
+        return {
+            "a_mmd": sum(metrics.mmd2(r, x) for r, x in zip(real, final, strict=True)) / last,
+            "f_mmd": sum(drift) / len(drift) if drift else None,
+            "kid": sum(metrics.kid(r, x) for r, x in zip(real, final, strict=True)) / last,
+            "concept_accuracy": accuracy,
+            "concept_accuracy_grey": grey,
+            "concept_accuracy_each": each.tolist(),
+            "concept_accuracy_when_learned": learned[0],
+            "concept_accuracy_when_learned_each": learned[1].tolist(),
+        }
+
+
+def reference_features(concept: Concept, features: Features, size: int) -> Tensor:
+    """Features of a concept's real pictures, (n, d), remembered on disk under the hash of pictures and extractor."""
+    digest = hashlib.sha256(f"{features.name} {size}".encode())
+    for file in concept.references:
+        digest.update(file.read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stamina-lite"
+    file = home / f"{digest.hexdigest()[:32]}.safetensors"
+    if not file.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}")
+        save_file({"features": features(concept.load_references(size)).contiguous()}, beside)
+        os.replace(beside, file)
+    return load_file(file)["features"]
+
+
+def picture_seed(seed: int, concept: str, k: int) -> int:
+    """The noise of picture k of a concept: the same after every task."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {concept} {k}".encode()).digest()[:7], "big")
+
+
+def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, picture in enumerate(pictures):
+        picture.save(folder / f"{k:02d}.png")
+
+
+def from_folder(folder: Path) -> Tensor:
+    """The pictures of a folder in order: (n, 3, H, W) in [-1, 1]. Measures are taken of what was kept, 8 bits a channel."""
+    import numpy as np
+
+    arrays = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.glob("*.png"))]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """(n, 3, H, W) in [-1, 1] -> pictures."""
+    data = images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(x) for x in data]

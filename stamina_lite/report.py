@@ -1,0 +1,260 @@
+"""Runs side by side in one HTML file that needs nothing else: measures, figures, pictures, settings, notebooks."""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from . import plots
+from .checkpoint import read_json
+from .data import UserError
+
+# key in results.json -> its name, what it is
+MEASURES = {
+    "a_mmd": ("A_mmd", "mean over concepts of the MMD² between real pictures and the final model's; lower is better"),
+    "f_mmd": (
+        "F_mmd",
+        "mean MMD² between pictures drawn just after a concept was learned and at the end; lower is better",
+    ),
+    "kid": ("KID", "as A_mmd with the kernel of KID, on unit vectors; lower is better"),
+    "concept_accuracy": (
+        "Accuracy",
+        "share of the final model's pictures nearest to their own concept; chance is 1 / concepts",
+    ),
+    "concept_accuracy_grey": (
+        "Accuracy, grey",
+        "the same in greyscale, where hair and background colour are no shortcut",
+    ),
+    "concept_accuracy_when_learned": (
+        "Accuracy, learned",
+        "the same for pictures drawn just after each concept was learned",
+    ),
+}
+FIGURES = (
+    (
+        plots.weight_change,
+        "How far the K and V weights have gone from the base, and how far each task still moves them.",
+    ),
+    (
+        plots.plasticity,
+        "How well a concept is known just after it was learned (thin), and the mean of the last five (thick).",
+    ),
+    (
+        plots.forgetting,
+        "Every concept just after it was learned and at the end: a dot above the line is a concept forgotten.",
+    ),
+)
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums } img { max-width: 100% }
+th, td { border-bottom: 1px solid #d0d0d0; padding: .25rem .75rem; text-align: right } figure { margin: 1.5rem 0 }
+th:first-child, td:first-child { text-align: left } figcaption, small { color: #555 }
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as it was found: its run.json, and its results.json if it has one."""
+
+    folder: Path
+    about: dict
+    results: dict | None
+
+    @property
+    def finished(self) -> bool:
+        return self.results is not None and "a_mmd" in self.results
+
+
+def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
+    """Write the report of run folders, or of folders that hold such, to `out` and print its path.
+
+    Raises UserError where a folder holds no run and no executed notebook, or a file in it is damaged.
+    """
+    out = Path(out)
+    folders = [Path(r) for r in runs]
+    found = [read_run(f) for f in unique(f for folder in folders for f in find_runs(folder))]
+    notebooks = unique(n for folder in folders for n in find_notebooks(folder))
+    if not found and not notebooks:
+        raise UserError(f"no run.json under {', '.join(map(str, folders))}: name a run folder, or one that holds some")
+    here = out.resolve().parent
+    sections = [overview(found, here), *(figures(group) for group in alike(found))]
+    sections += [unfinished(found, here), notebook_list(notebooks, here), *(details(run, here) for run in found)]
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>stamina-lite report</title><style>{STYLE}</style></head>
+<body><h1>Runs side by side</h1>
+{"".join(sections)}
+</body></html>
+"""
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}): give --out a file name in a folder of yours") from None
+    print(out)
+    return out
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folder itself if it is a run, otherwise the runs below it."""
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: name a run folder, or one that holds some")
+    return [folder] if (folder / "run.json").exists() else sorted(f.parent for f in folder.rglob("run.json"))
+
+
+def find_notebooks(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in f.parts)
+
+
+def unique(paths: Iterable[Path]) -> list[Path]:
+    """Each folder or file once, however it was named."""
+    return list({path.resolve(): path for path in paths}.values())
+
+
+def read_run(folder: Path) -> Run:
+    about = read_json(folder / "run.json")
+    results = plots.load_results(folder) if (folder / "results.json").exists() else None
+    return Run(folder, about, results)
+
+
+def alike(runs: list[Run]) -> list[list[Run]]:
+    """Runs with results, grouped by what they learned and from which base: only these belong in one figure."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.results is not None:
+            a = run.about
+            groups.setdefault(tuple(map(str, (a.get("set"), a.get("set_hash"), a.get("base")))), []).append(run)
+    return list(groups.values())
+
+
+def overview(runs: list[Run], here: Path) -> str:
+    """The table of measures, with what they mean."""
+    measured = [run for run in runs if run.results is not None]
+    if not measured:
+        return ""
+    head = [
+        "Run",
+        "Method",
+        "Seed",
+        "Concepts",
+        *(name for name, _ in MEASURES.values()),
+        "Trained",
+        "Added",
+        "Time",
+        "Memory",
+    ]
+    rows = [
+        [
+            place(run, here), run.results["method"], run.about.get("seed"),
+            str(len(run.results["tasks"])) + ("" if run.finished else " so far"),
+            *(number(run.results.get(key)) for key in MEASURES),
+            *(f"{run.results['n_param'][k]:.3g} %" for k in ("train", "store")),
+            f"{sum(run.results['seconds']) / 60:.1f} min", f"{max(run.results['peak_memory']) / 2**30:.1f} GiB",
+        ]
+        for run in measured
+    ]  # fmt: skip
+    meanings = "".join(f"<li><b>{escape(name)}</b>: {escape(meaning)}.</li>" for name, meaning in MEASURES.values())
+    meanings += (
+        "<li><b>Trained</b>, <b>Added</b>: parameters trained for a concept, and kept after it, in % of the U-Net.</li>"
+    )
+    meanings += "<li><b>Time</b> of learning alone; <b>Memory</b>: the peak, of the GPU where there was one.</li>"
+    return f"<h2>Measures</h2>{table(head, rows)}<ul>{meanings}</ul>"
+
+
+def figures(runs: list[Run]) -> str:
+    """The curves of runs that learned the same."""
+    results = [run.results for run in runs]
+    shown = [
+        (draw, text) for draw, text in FIGURES if draw is not plots.forgetting or any(map(plots.then_and_now, results))
+    ]
+    title = f"{runs[0].about.get('set') or 'Own pictures'}: {', '.join(plots.by_method(results))}"
+    return f"<h2>{escape(title)}</h2>" + "".join(inline(draw(results), text) for draw, text in shown)
+
+
+def unfinished(runs: list[Run], here: Path) -> str:
+    """Runs that have measured nothing."""
+    names = [place(run, here) for run in runs if run.results is None]
+    text = "No results.json: the run was interrupted before its first measure, or only learned (stamina-lite learn)."
+    return f"<h2>Unfinished</h2><p>{text}</p>{bullets(map(escape, names))}" if names else ""
+
+
+def notebook_list(notebooks: list[Path], here: Path) -> str:
+    """Links to executed notebooks, with how papermill left them."""
+    links = []
+    for file in notebooks:
+        try:
+            run = read_json(file)["metadata"].get("papermill", {})
+        except (KeyError, TypeError):
+            raise UserError(f"{file} is no notebook: execute it again, or remove it") from None
+        path = Path(os.path.relpath(file.resolve(), here)).as_posix()
+        ended = f"{run['duration']:.0f} s" if run.get("duration") else "not executed to its end"
+        state = "failed" if run.get("exception") else ended
+        links.append(f'<a href="{quote(path)}">{escape(path)}</a> <small>{escape(state)}</small>')
+    return f"<h2>Notebooks</h2>{bullets(links)}" if links else ""
+
+
+def details(run: Run, here: Path) -> str:
+    """A run's pictures, masks, settings and versions."""
+    parts = [f"<h2>{escape(place(run, here))}</h2>"]
+    if run.finished:
+        tasks = run.results["tasks"]
+        names = unique_names([tasks[0], tasks[len(tasks) // 2], tasks[-1]])
+        parts.append(inline(plots.run_sheet(run.folder, names), "Pictures drawn just after learning, and at the end."))
+        masks = plots.load_masks(run.folder)
+        if masks:
+            parts.append(inline(plots.mask_panel(masks), "What the folded masks leave open, and how far they overlap."))
+    rows = [
+        [key, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value]
+        for key, value in flat(run.about)
+    ]
+    return "".join(parts) + f"<details><summary>Settings and versions</summary>{table(['', ''], rows)}</details>"
+
+
+def flat(content: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """Nested settings as (dotted name, value)."""
+    pairs = []
+    for key, value in content.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return pairs
+
+
+def unique_names(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def place(run: Run, here: Path) -> str:
+    """Where a run lies, seen from the report."""
+    return Path(os.path.relpath(run.folder.resolve(), here)).as_posix()
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def table(head: list, rows: list[list]) -> str:
+    lines = [
+        "".join(f"<{tag}>{escape(str(x))}</{tag}>" for x in row)
+        for tag, row in [("th", head), *(("td", r) for r in rows)]
+    ]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def bullets(items: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
+
+
+def inline(figure: Figure, caption: str) -> str:
+    """A figure within the page, as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    plt.close(figure)
+    data = base64.b64encode(file.getvalue()).decode()
+    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

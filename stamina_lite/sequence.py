@@ -1,0 +1,194 @@
+"""The continual loop: for each concept train, fold, save, generate and measure; killed at any moment it goes on where it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .checkpoint import load_task, read_json, save_task, write_json
+from .data import Concept, UserError, check_tokens, set_hash
+from .diffusion import Learned, TextToImage
+from .evaluation import Evaluation, to_pil
+from .methods import make_method
+from .versions import versions
+
+
+class ContinualLearner:
+    """Teaches a StableDiffusionPipeline concepts one after another, keeping no pictures.
+
+    pipe: any stock pipeline, changed in place; after every `learn` it is an ordinary pipeline that knows one token more.
+    method: a name of `methods.METHODS`; settings: see `methods.Settings`.
+    out: a run folder. If it holds a run with the same settings, that run goes on; another run is refused (UserError).
+    """
+
+    def __init__(self, pipe, method: str = "stamina", seed: int = 0, out=None, about: dict | None = None, **settings):
+        self.pipe, self.method, self.seed = pipe, make_method(method, **settings), seed
+        self.model = TextToImage(pipe)
+        self.out = Path(out) if out else None
+        self.records: list[dict] = []
+        self.identity = {
+            "method": method,
+            "settings": self.method.settings.as_dict(),
+            "seed": seed,
+            "base": fingerprint(pipe),
+            **(about or {}),
+        }
+        if self.out:
+            self._open_run()
+
+    def learn(self, concept: Concept, progress: bool = True) -> dict:
+        """Learn one concept and return its record; a concept this run has learned already is not learned again."""
+        for record in self.records:
+            if record["concept"] == concept.name:
+                if record["pictures"] != set_hash([concept]):
+                    raise UserError(f"{concept.name} was learned from other pictures: choose another name or another --out")
+                return record
+        check_tokens([concept], self.pipe.tokenizer)
+        task = len(self.records) + 1
+        bar = tqdm(total=self.method.settings.steps, desc=f"{task:3d} {concept.token}", unit="step", leave=False, disable=not progress)
+
+        def on_step(step, numbers):
+            bar.update()
+            bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
+
+        learned = self.model.learn(concept, self.method, self.seed, task, on_step)
+        bar.close()
+        record = self._record(concept, learned, task)
+        self.records.append(record)
+        if self.out:
+            self._save(record, learned)
+        return record
+
+    def generate(self, prompt: str, n: int = 4, seed: int = 0, **options) -> list[Image.Image]:
+        """n pictures of a prompt; picture k depends on (seed, k) alone. options: steps, guidance, batch."""
+        return to_pil(self.model.draw([prompt] * n, [seed * 100_003 + k for k in range(n)], **options))
+
+    def _record(self, concept: Concept, learned: Learned, task: int) -> dict:
+        store = sum(layer.start.numel() for layer in self.model.layers)
+        unet = sum(p.numel() for p in self.model.unet.parameters())
+        return {
+            "task": task,
+            "concept": concept.name,
+            "pictures": set_hash([concept]),
+            "weight_change": learned.weight_change,
+            "step_change": learned.step_change,
+            "mask_density": learned.mask_density,
+            "n_param": {"train": 100 * learned.trained / unet, "store": 0.0, "adapted": 100 * store / unet},
+            "loss": mean_of_last(learned.steps),
+            "seconds": learned.seconds,
+            "peak_memory": peak_memory(self.model.device),
+        }
+
+    def _save(self, record: dict, learned: Learned) -> None:
+        task = record["task"]
+        with open(self.out / "log.jsonl", "a") as log:
+            for line in learned.steps:
+                log.write(json.dumps({"task": task, **line}) + "\n")
+        tensors = {f"weight.{layer.name}": layer.current for layer in self.model.layers}
+        rows = self.model.table.weight.detach().float()
+        tensors |= {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
+        tensors |= {f"mask.{name}": mask for name, mask in learned.masks.items()}
+        save_task(self.out / "tasks" / f"{task:03d}", tensors, record)
+
+    def _open_run(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"{self.out} is a file: give --out a folder")
+        run = self.out / "run.json"
+        try:
+            (self.out / "tasks").mkdir(parents=True, exist_ok=True)
+            if not run.exists():
+                if any(self.out.glob("tasks/*")):
+                    raise UserError(f"{self.out} holds tasks but no run.json: choose another --out")
+                write_json(run, {**self.identity, **versions(self.model.device)})
+                return
+        except PermissionError:
+            raise UserError(f"cannot write to {self.out}: choose another --out") from None
+        there = read_json(run)
+        other = [k for k, v in self.identity.items() if there.get(k) != json.loads(json.dumps(v))]
+        if other:
+            raise UserError(f"{self.out} holds another run ({', '.join(other)} differ): choose another --out, or delete it")
+        self._resume()
+
+    def _resume(self) -> None:
+        """Take up the newest complete task, and drop what an interrupted one has left."""
+        for part in self.out.glob("tasks/.*.part"):
+            shutil.rmtree(part)
+        folders = sorted((self.out / "tasks").glob("[0-9]*"))
+        for k, folder in enumerate(folders, 1):
+            if int(folder.name) != k:
+                raise UserError(f"{self.out}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
+            self.records.append({k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"})
+        drop_log_lines(self.out / "log.jsonl", after=len(folders))
+        if folders:
+            restore(self.model, load_task(folders[-1])[0])
+
+
+def restore(model: TextToImage, tensors: dict) -> None:
+    """Put a saved task's weights and token rows into the model."""
+    for layer in model.layers:
+        layer.restore(tensors[f"weight.{layer.name}"])
+    for name, row in tensors.items():
+        if name.startswith("token."):
+            model.add_token(name.removeprefix("token."), row)
+
+
+def run_sequence(learner: ContinualLearner, concepts: list[Concept], evaluation: Evaluation, progress: bool = True) -> dict:
+    """Learn all concepts in order, measure each just after it was learned and all of them at the end; returns the results.
+
+    results.json is rewritten after every task; pictures are kept under images/after-TTT/.
+    """
+    check_tokens([c for c in concepts if c.token not in learner.model.custom], learner.pipe.tokenizer)
+    bar = tqdm(concepts, desc="concepts", unit="concept", disable=not progress)
+    for task, concept in enumerate(bar, 1):
+        record = learner.learn(concept, progress)
+        bar.set_postfix(loss=f"{record['loss']:.4f}")
+        evaluation.after(learner, task, [concept])
+        write_json(learner.out / "results.json", evaluation.results(learner))
+    evaluation.after(learner, len(concepts), concepts)
+    results = evaluation.results(learner)
+    write_json(learner.out / "results.json", results)
+    return results
+
+
+def open_run(run: Path, load) -> ContinualLearner:
+    """A learner that stands where a run folder stopped; load(base) gives the pipeline named in its run.json."""
+    there = read_json(Path(run) / "run.json")
+    known = {"method", "settings", "seed", "base"}
+    about = {k: v for k, v in there.items() if k not in known and k not in versions(torch.device("cpu"))}
+    return ContinualLearner(load(there), there["method"], there["seed"], run, about, **there["settings"])
+
+
+def fingerprint(pipe) -> str:
+    """A short hash of the base's K and V weights: a run goes on only on the base it began with."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(pipe.unet.state_dict().items()):
+        if ".attn2.to_" in name:
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def drop_log_lines(file: Path, after: int) -> None:
+    """Keep the log lines of the tasks up to `after`."""
+    if file.exists():
+        kept = [line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after]
+        file.write_text("".join(line + "\n" for line in kept))
+
+
+def mean_of_last(steps: list[dict], n: int = 20) -> float:
+    """Mean diffusion loss of the last n steps."""
+    last = [s["diffusion"] for s in steps[-n:]]
+    return sum(last) / len(last)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

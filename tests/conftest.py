@@ -1,0 +1,72 @@
+"""A tiny Stable Diffusion of the real classes, and concepts drawn on the spot: nothing here is a mock."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(2)
+
+
+def build_tiny_pipeline(folder, prediction: str = "epsilon"):
+    """UNet 32-64 channels with 6 cross-attentions, 16x16 latents of 32 px pictures; written to and read from `folder`."""
+    from base_models import make_tokenizer
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    words = "a photo of person waterfall with red blue hair on the picture image drawing an in front next to"
+    tokenizer = make_tokenizer([words], folder / "tokenizer")
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=40, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, attention_head_dim=2,
+        norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, sample_size=32,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, norm_num_groups=8,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False, prediction_type=prediction), requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    return build_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def tiny(tiny_folder):
+    """A fresh tiny pipeline for every test, on the CPU."""
+    from stamina_lite import load_base
+
+    return load_base(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A user's folder of three concepts, four 40 px pictures each: coloured squares, told apart by colour and place."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, colour in (("amber", (230, 160, 20)), ("berry", (150, 20, 80)), ("cyan-cup", (20, 170, 190))):
+        (root / name).mkdir()
+        for k in range(4):
+            picture = np.full((40, 40, 3), 235, np.uint8)
+            y, x = rng.integers(4, 16, 2)
+            picture[y : y + 18, x : x + 18] = colour
+            Image.fromarray(picture).save(root / name / f"{k}.png")
+    return root

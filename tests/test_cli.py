@@ -1,0 +1,225 @@
+"""The command line as a user meets it: what it prints, what it leaves, and one line for every mistake."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stamina_lite import cli
+from stamina_lite.methods import METHODS, Settings
+from stamina_lite.sequence import ContinualLearner
+
+QUICK = ["--steps", "2", "--batch", "2", "--rank", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder, photos, tmp_path_factory):
+    """Three concepts learned in two commands."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    one = ["learn", str(photos / "amber"), "--method", "stamina", "--base", str(tiny_folder), "--out", str(out), *QUICK]
+    assert cli.main(one) == 0
+    one[1] = str(photos)
+    assert cli.main(one) == 0
+    return out
+
+
+def mistake(capsys, *argv) -> str:
+    """The one line that a user's mistake is answered with; asserts exit code 2 and no traceback."""
+    capsys.readouterr()
+    try:
+        code = cli.main([str(a) for a in argv])
+    except SystemExit as stop:
+        code = stop.code
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.startswith("stamina-lite: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize("verb", [[], ["learn"], ["bench"], ["generate"], ["report"], ["reproduce"]])
+def test_help_imports_no_torch(verb):
+    script = (
+        "import sys; from stamina_lite import cli\n"
+        f"try: cli.main({[*verb, '--help']})\n"
+        "except SystemExit as stop: print(stop.code, [m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "usage: stamina-lite" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_options_are_the_settings():
+    """A setting that the command line lacks, or of another type, fails here."""
+    named = {name.replace("-", "_"): kind for name, (kind, _) in cli.SETTINGS.items()}
+    fields = {f.name: type(getattr(Settings(), f.name)) for f in dataclasses.fields(Settings)}
+    assert named | {"hard": bool} == fields
+
+
+def test_only_given_settings_are_passed(run):
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    assert settings["steps"] == 2 and settings["rank"] == 2
+    assert settings["forget"] == METHODS["stamina"].defaults["forget"] != Settings().forget
+    assert settings["hard"] is True
+
+
+def test_learn_goes_on_and_says_what_next(run, photos, tiny_folder, capsys):
+    records = [json.loads((run / "tasks" / f"{t:03d}" / "task.json").read_text()) for t in (1, 2, 3)]
+    assert [r["concept"] for r in records] == ["amber", "berry", "cyan-cup"]
+    before = (run / "tasks/003/tensors.safetensors").stat().st_mtime_ns
+    again = ["learn", str(photos), "--method", "stamina", "--base", str(tiny_folder), "--out", str(run), *QUICK]
+    assert cli.main(again) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in out[:3]] == ["<amber>", "<berry>", "<cyan-cup>"]
+    assert all("learned already" in line for line in out[:3])
+    assert out[3].startswith("next: stamina-lite generate") and "<cyan-cup>" in out[3]
+    assert (run / "tasks/003/tensors.safetensors").stat().st_mtime_ns == before
+
+
+def test_soft_mask_is_an_option(tiny_folder, photos, tmp_path):
+    out = tmp_path / "soft"
+    argv = ["learn", photos / "amber", "--method", "stamina", "--base", tiny_folder, "--out", out, "--soft", *QUICK]
+    assert cli.main([str(a) for a in argv]) == 0
+    assert json.loads((out / "run.json").read_text())["settings"]["hard"] is False
+
+
+def test_generate_writes_pictures_that_say_what_they_are(run, tmp_path, capsys):
+    argv = ["generate", str(run), "--prompt", "a photo of <amber>", "-n", "2", "--out"]
+    assert cli.main([*argv, str(tmp_path / "a"), "--seed", "3"]) == 0
+    paths = capsys.readouterr().out.splitlines()
+    assert len(paths) == 2 and sorted(map(str, (tmp_path / "a").iterdir())) == sorted(paths)
+    first, second = (Image.open(p) for p in paths)
+    assert first.size == (32, 32)
+    assert first.text == {"prompt": "a photo of <amber>", "seed": "3", "picture": "0", "run": "run"}
+    assert not np.array_equal(first, second)
+    assert cli.main([*argv, str(tmp_path / "b"), "--seed", "3"]) == 0
+    assert np.array_equal(first, Image.open(capsys.readouterr().out.splitlines()[0]))
+
+
+def test_generate_stands_where_the_run_stopped(run, tiny, tmp_path, capsys):
+    """The pictures are the learned model's, not the base's."""
+    assert cli.main(["generate", str(run), "--prompt", "a photo", "-n", "1", "--out", str(tmp_path)]) == 0
+    drawn = Image.open(capsys.readouterr().out.strip())
+    assert not np.array_equal(drawn, ContinualLearner(tiny, steps=1).generate("a photo", n=1)[0])
+
+
+@pytest.fixture(scope="module")
+def benched(tiny_folder, photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "bench"
+    argv = ["bench", str(photos), "--method", "lora", "--seed", "1", "--base", str(tiny_folder), "--out", str(out)]
+    argv += ["--concepts", "2", "--pictures", "2", *QUICK]
+    assert cli.main(argv) == 0
+    return out, argv
+
+
+def test_bench_prints_its_results(benched, capsys):
+    out, argv = benched
+    assert cli.main(argv) == 0  # finished: only printed again
+    printed = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert results["tasks"] == ["amber", "berry"] and results["seed"] == 1
+    for name, key in (("A_mmd", "a_mmd"), ("F_mmd", "f_mmd"), ("KID", "kid"), ("Accuracy", "concept_accuracy")):
+        line = next(line for line in printed.splitlines() if line.startswith(name))
+        assert f"{results[key]:.3f}" in line and len(line) > 40
+    about = json.loads((out / "run.json").read_text())
+    assert about["set"] == "photos" and about["pictures"] == 2 and len(about["set_hash"]) == 64
+
+
+def test_report_of_a_run_folder(benched, tmp_path, capsys):
+    assert cli.main(["report", str(benched[0].parent), "--out", str(tmp_path / "r.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_methods_and_info(capsys):
+    assert cli.main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[: len(METHODS)]] == [*METHODS]
+    assert "forget=3.0" in printed and "steps=200" in printed
+    assert cli.main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert torch.__version__.split("+")[0] in printed and "mini50" in printed and "CPU" in printed
+
+
+def test_mistakes_before_learning_leave_nothing(tiny_folder, photos, tmp_path, capsys):
+    out = tmp_path / "run"
+    learn = ["learn", photos, "--base", tiny_folder, "--out", out, "--device", "cpu", "--method"]
+    assert "unknown method loraa" in mistake(capsys, *learn, "loraa")
+    assert "--rnk" in mistake(capsys, *learn, "lora", "--rnk", "4")
+    assert "'many'" in mistake(capsys, *learn, "lora", "--steps", "many")
+    assert "steps" in mistake(capsys, *learn, "lora", "--steps", "0")
+    assert "unknown mask" in mistake(capsys, *learn, "stamina", "--mask", "free-hand")
+    assert "no device tpu9" in mistake(capsys, *learn[:-1], "--device", "tpu9", "--method", "lora")
+    assert "amber" in mistake(capsys, *learn, "lora", photos / "amber")
+    assert "nowhere" in mistake(capsys, *learn, "lora", tmp_path / "nowhere")
+    assert "no base model" in mistake(capsys, *learn, "lora", "--base", "./no-model")
+    (tmp_path / "red").mkdir()
+    shutil.copy(photos / "amber" / "0.png", tmp_path / "red")
+    assert "red" in mistake(capsys, *learn, "lora", tmp_path / "red")  # a word of the base's vocabulary
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "0.png").write_bytes((photos / "amber" / "0.png").read_bytes()[:60])
+    assert "0.png" in mistake(capsys, *learn, "lora", tmp_path / "torn")
+    assert not out.exists()
+
+
+def test_mistakes_about_the_run_folder(run, tiny_folder, photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    learn = ["learn", photos / "amber", "--base", tiny_folder, *QUICK, "--method", "lora", "--out"]
+    assert "is a file" in mistake(capsys, *learn, tmp_path / "file")
+    assert "cannot write" in mistake(capsys, *learn, tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "mine"
+    before = (run / "run.json").read_text()
+    assert "another run" in mistake(capsys, *learn, run)
+    bench = ["bench", photos, "--base", tiny_folder, *QUICK, "--method", "stamina", "--out", run]
+    assert "another run" in mistake(capsys, *bench)  # same settings, but a set's
+    assert (run / "run.json").read_text() == before
+
+
+def test_mistakes_of_the_other_verbs(run, tmp_path, capsys):
+    draw = ["generate", run, "--out", tmp_path / "drawn", "--prompt"]
+    assert "<berri>" in mistake(capsys, *draw, "a photo of <berri>")
+    assert "-n" in mistake(capsys, *draw, "a photo", "-n", "0")
+    assert "run.json" in mistake(capsys, "generate", tmp_path / "nowhere", "--prompt", "a photo")
+    assert not (tmp_path / "drawn").exists()
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in mistake(capsys, *draw, "a photo", "-n", "1", "--out", tmp_path / "file" / "below")
+    assert "no set" in mistake(capsys, "bench", "mini51", "--method", "lora", "--out", tmp_path / "x")
+    assert "51 concepts" in mistake(
+        capsys, "bench", "mini50", "--concepts", "51", "--method", "lora", "--out", tmp_path / "x"
+    )
+    assert "VERB" in mistake(capsys)
+    assert "lern" in mistake(capsys, "lern")
+    assert "no folder" in mistake(capsys, "report", tmp_path / "nowhere", "--out", tmp_path / "r.html")
+
+
+def test_interrupted_learning_goes_on_with_the_same_command(run, tiny_folder, photos, tmp_path, capsys, monkeypatch):
+    whole = ContinualLearner.learn
+
+    def until_berry(learner, concept, *options):
+        if concept.name == "berry":
+            raise KeyboardInterrupt
+        return whole(learner, concept, *options)
+
+    out = tmp_path / "run"
+    argv = ["learn", str(photos), "--method", "stamina", "--base", str(tiny_folder), "--out", str(out), *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr(ContinualLearner, "learn", until_berry)
+        assert cli.main(argv) == 130
+    assert "same command" in capsys.readouterr().err
+    assert [f.name for f in (out / "tasks").iterdir()] == ["001"]
+    assert cli.main(argv) == 0
+    assert len(list((out / "tasks").iterdir())) == 3
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(source):
+        raise ValueError("not the user's")
+
+    monkeypatch.setattr("stamina_lite.data.concepts", broken)
+    with pytest.raises(ValueError, match="not the user's"):
+        cli.main(["learn", "x", "--method", "lora", "--out", "y"])

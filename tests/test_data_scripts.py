@@ -1,0 +1,86 @@
+"""The shipped concepts can be drawn again, and what makes them up never occurs in the base set."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stamina_lite.data import ASSETS
+
+pytest.importorskip("dicebear", reason="needs the build packages: pip install 'stamina-lite[data]'")
+pytest.importorskip("resvg_py", reason="needs the build packages: pip install 'stamina-lite[data]'")
+
+import concept_sets  # noqa: E402
+import people  # noqa: E402
+import scenes  # noqa: E402
+import waterfalls  # noqa: E402
+
+MANIFEST = json.loads((ASSETS / "manifest.json").read_text())
+
+
+def pixels(path_or_file) -> np.ndarray:
+    with Image.open(path_or_file) as image:
+        return np.array(image)
+
+
+@pytest.mark.parametrize("name", ["person-08", "person-19", "falls-06", "tune-falls-2"])
+def test_a_concept_drawn_again_is_the_shipped_one(name):
+    """Two pictures of it, each drawn before and after others: order plays no part."""
+    (identity,) = [i for members in concept_sets.sets().values() for i in members if i.name == name]
+    for use, number in (("train", 7), ("references", 40)):
+        _, seeds, file_type = concept_sets.FOLDERS[use]
+        drawn = concept_sets.encode(concept_sets.draw(identity, seeds[number])[0], file_type)
+        file = ASSETS / MANIFEST["concepts"][name][use]["folder"] / f"{number:02}.{file_type}"
+        assert np.array_equal(pixels(io.BytesIO(drawn)), pixels(file))
+        if MANIFEST["drawn_with"] == concept_sets.versions():  # another Pillow may pack the same pixels differently
+            assert drawn == file.read_bytes()
+        other = concept_sets.draw(identity, seeds[number] + 1)[0]
+        assert not np.array_equal(other, pixels(file))
+
+
+def test_the_manifest_is_what_the_tables_say():
+    assert MANIFEST["sets"] == concept_sets.views()
+    for members in concept_sets.sets().values():
+        for identity in members:
+            entry = MANIFEST["concepts"][identity.name]
+            assert json.loads(json.dumps(concept_sets.description(identity))).items() <= entry.items()
+
+
+def test_check_finds_an_altered_picture(tmp_path, monkeypatch):
+    few = {"tune5": concept_sets.sets()["tune5"][:2]}
+    monkeypatch.setattr(concept_sets, "sets", lambda: {"mini50": [], **few})
+    concept_sets.write(tmp_path)
+    assert concept_sets.check(tmp_path, 2) == []
+    victim = tmp_path / "tune5" / "tune-falls-1" / "01.png"
+    Image.fromarray(pixels(victim) // 2).save(victim)
+    assert concept_sets.check(tmp_path, 2) == ["tune5/tune-falls-1/01.png"]
+
+
+def test_reserved_looks_never_occur_in_the_base_set():
+    rng = np.random.default_rng(0)
+    entries = MANIFEST["concepts"].values()
+    heads = {(e["reserved"]["style"], e["reserved"]["head"]) for e in entries if e["kind"] == "person"}
+    falls = [e["reserved"] for e in entries if e["kind"] == "waterfall"]
+    landmarks, seeds = {f["landmark"] for f in falls}, {f["seed"] for f in falls}
+    rocks = {f["rock"] for f in falls if "rock" in f}
+    assert (len(heads), len(landmarks), len(seeds), len(rocks)) == (24, 10, 27, 3)
+
+    base = [people.random_person(rng) for _ in range(2000)]
+    shown = {(p.style, p.options[people.KITS[p.style].head + "Variant"]) for p in base}
+    assert not shown & heads
+    assert {style for style, _ in heads} <= {style for style, _ in shown}  # those styles are drawn, with other heads
+
+    scenery = [waterfalls.random_falls(rng) for _ in range(2000)]
+    assert not {f.landmark for f in scenery} & landmarks and len({f.landmark for f in scenery}) == 4
+    assert not {f.rock for f in scenery} & rocks and len({f.rock for f in scenery}) == 6
+    assert not {f.seed for f in scenery} & seeds
+
+
+def test_base_pictures_follow_from_their_number():
+    first, caption = scenes.base_picture(11)
+    scenes.base_picture(12)
+    again, caption_again = scenes.base_picture(11)
+    assert np.array_equal(first, again) and caption == caption_again
+    assert first.shape == (64, 64, 3) and not np.array_equal(first, scenes.base_picture(12)[0])

@@ -1,0 +1,165 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from stamina_lite import ContinualLearner, concepts, load_base
+from stamina_lite.data import UserError
+from stamina_lite.sequence import open_run
+
+FEW = {"steps": 4, "batch": 2, "rank": 2, "mask_rank": 2}
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from stamina_lite import ContinualLearner, load_base, concepts
+base, photos, out = sys.argv[1:]
+learner = ContinualLearner(load_base(base, device="cpu"), "stamina", 3, out, steps=25, batch=2, rank=2, mask_rank=2)
+for concept in concepts(photos):
+    learner.learn(concept, progress=False)
+    print("learned", flush=True)
+"""
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "tensors.safetensors")
+
+
+def run_to_end(base, photos, out):
+    subprocess.run([sys.executable, "-c", SCRIPT, str(base), str(photos), str(out)], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_killed_run_ends_bit_identical_to_one_left_alone(tiny_folder, photos, tmp_path):
+    """Killed by SIGKILL in the middle of the second concept, then started again with the same command."""
+    run_to_end(tiny_folder, photos, tmp_path / "alone")
+    command = [sys.executable, "-c", SCRIPT, str(tiny_folder), str(photos), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "learned\n"
+    time.sleep(0.15)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = len(list((tmp_path / "killed" / "tasks").glob("[0-9]*")))
+    assert 1 <= done < 3, "the kill came too late to prove anything"
+    run_to_end(tiny_folder, photos, tmp_path / "killed")
+    for task in ("001", "002", "003"):
+        alone, killed = (weights(tmp_path / run / "tasks" / task) for run in ("alone", "killed"))
+        assert set(alone) == set(killed) and all(torch.equal(alone[k], killed[k]) for k in alone)
+    steps = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert [(s["task"], s["step"]) for s in steps] == [(t, s) for t in (1, 2, 3) for s in range(25)]
+
+
+def test_concept_after_concept_costs_the_same_but_for_a_token_row(tiny, photos, tmp_path):
+    learner = ContinualLearner(tiny, "stamina", 0, tmp_path / "run", **FEW)
+    sizes, parameters = [], []
+    for concept in concepts(photos):
+        learner.learn(concept, progress=False)
+        saved = weights(tmp_path / "run" / "tasks" / f"{len(learner.records):03d}")
+        sizes.append(sum(t.numel() * t.element_size() for t in saved.values()))
+        parameters.append(sum(p.numel() for p in tiny.unet.parameters()))
+    row = tiny.text_encoder.get_input_embeddings().weight.shape[1] * 4
+    assert sizes[1] - sizes[0] == sizes[2] - sizes[1] == row
+    assert len(set(parameters)) == 1
+    assert len({r["n_param"]["train"] for r in learner.records}) == 1
+
+
+def test_earlier_rows_stay_bit_equal_and_earlier_weights_move(tiny, photos, tmp_path):
+    learner = ContinualLearner(tiny, "lora", 0, tmp_path / "run", **FEW)
+    for concept in concepts(photos):
+        learner.learn(concept, progress=False)
+    first, last = (weights(tmp_path / "run" / "tasks" / t) for t in ("001", "003"))
+    assert torch.equal(first["token.<amber>"], last["token.<amber>"])
+    moved = [k for k in first if k.startswith("weight.")]
+    assert moved and all(not torch.equal(first[k], last[k]) for k in moved)
+
+
+def test_the_record_holds_the_norms_of_the_folded_weights(tiny, photos, tmp_path):
+    learner = ContinualLearner(tiny, "lora", 0, tmp_path / "run", **FEW)
+    start = [layer.start.clone() for layer in learner.model.layers]
+    previous = start
+    for concept in concepts(photos)[:2]:
+        record = learner.learn(concept, progress=False)
+        now = [layer.module.weight.detach().clone() for layer in learner.model.layers]
+        change = torch.stack([(a - b).norm() for a, b in zip(now, start, strict=True)]).mean()
+        step = torch.stack([(a - b).norm() for a, b in zip(now, previous, strict=True)]).mean()
+        assert record["weight_change"] == pytest.approx(change.item(), rel=1e-4) and change > 0
+        assert record["step_change"] == pytest.approx(step.item(), rel=1e-3)
+        previous = now
+
+
+def test_open_run_generates_what_the_learner_did(tiny, tiny_folder, photos, tmp_path):
+    learner = ContinualLearner(tiny, "stamina", 0, tmp_path / "run", **FEW)
+    learner.learn(concepts(photos)[0], progress=False)
+    before = learner.generate("a photo of <amber>", n=2, steps=2)
+    again = open_run(tmp_path / "run", lambda there: load_base(tiny_folder, device="cpu"))
+    after = again.generate("a photo of <amber>", n=2, steps=2)
+    assert [a.tobytes() for a in before] == [a.tobytes() for a in after]
+    assert before[0].tobytes() != before[1].tobytes()
+
+
+def test_a_folded_pipeline_is_stock_and_loads_where_we_are_not(tiny, photos, tmp_path):
+    learner = ContinualLearner(tiny, "stamina", 0, None, **FEW)
+    learner.learn(concepts(photos)[0], progress=False)
+    picture = learner.generate("a photo of <amber>", n=1, seed=1, steps=2)[0]
+    tiny.save_pretrained(tmp_path / "model")
+    script = (
+        "import sys, torch; from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained(sys.argv[1]);"
+        "im = p('a photo of <amber>', num_inference_steps=2, guidance_scale=3.0, "
+        "generator=[torch.Generator().manual_seed(100_003)]).images[0]; im.save(sys.argv[2]);"
+        "assert not any(m.startswith('stamina_lite') for m in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "model"), str(tmp_path / "p.png")], check=True)
+    import numpy as np
+    from PIL import Image
+
+    difference = np.abs(np.asarray(Image.open(tmp_path / "p.png"), int) - np.asarray(picture, int)).max()
+    assert difference <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"seed": 1}, "seed"), ({"method": "lora"}, "method"), ({"steps": 9}, "settings")]
+)
+def test_a_folder_of_another_run_is_refused_and_kept(tiny_folder, photos, tmp_path, change, named):
+    def start(**changed):
+        options = {"method": "c-lora", "seed": 0, **FEW, **changed}
+        return ContinualLearner(load_base(tiny_folder, device="cpu"), out=tmp_path / "run", **options)
+
+    start().learn(concepts(photos)[0], progress=False)
+    before = {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
+    with pytest.raises(UserError, match=f"holds another run .*{named}"):
+        start(**change)
+    assert before == {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
+
+
+def test_out_that_is_a_file_or_damaged_is_refused(tiny_folder, photos, tmp_path):
+    def start(out):
+        return ContinualLearner(load_base(tiny_folder, device="cpu"), "lora", 0, out, **FEW)
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        start(tmp_path / "file")
+    learner = start(tmp_path / "run")
+    learner.learn(concepts(photos)[0], progress=False)
+    saved = tmp_path / "run" / "tasks" / "001" / "tensors.safetensors"
+    saved.write_bytes(saved.read_bytes()[:-9])
+    with pytest.raises(UserError, match="truncated or altered"):
+        start(tmp_path / "run")
+
+
+def test_a_learned_concept_is_not_learned_again_and_other_pictures_are_refused(tiny, photos, tmp_path):
+    import shutil
+
+    mine = tmp_path / "mine"
+    shutil.copytree(photos, mine)
+    learner = ContinualLearner(tiny, "lora", 0, tmp_path / "run", **FEW)
+    record = learner.learn(concepts(mine)[0], progress=False)
+    assert learner.learn(concepts(mine)[0], progress=False) is record and len(learner.records) == 1
+    (mine / "amber" / "0.png").write_bytes((mine / "berry" / "0.png").read_bytes())
+    with pytest.raises(UserError, match="learned from other pictures"):
+        learner.learn(concepts(mine)[0], progress=False)
