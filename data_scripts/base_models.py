@@ -1,6 +1,7 @@
 """The embedded base model's parts: stock diffusers and transformers classes at a size two CPU cores can train.
 
-64 px pictures become 16x16x8 latents; every layer of the U-Net has cross-attention, because its keys and values are all a concept may change.
+64 px pictures become 16x16x8 latents. Every level of the U-Net has cross-attention, because its keys and values are all
+that a concept may change.
 """
 
 import json
@@ -73,7 +74,7 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """A real CLIP tokenizer in which every word of the captions is one token, and any other text is spelled in bytes."""
+    """A real CLIP tokenizer: every word of the captions is one token, any other text is spelled in bytes."""
     words = sorted({word for caption in captions for word in caption.replace(",", " ,").split()})
     merges = learn_merges(words)
     letters = list(byte_letters())
@@ -82,9 +83,16 @@ def make_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": WORDS, "do_lower_case": True, **special}, indent=2)
+        json.dumps(
+            {"tokenizer_class": "CLIPTokenizer", "model_max_length": WORDS, "do_lower_case": True, **special}, indent=2
+        )
     )
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
     tokenizer = CLIPTokenizer.from_pretrained(folder)

@@ -3,8 +3,8 @@
     python data_scripts/base_set.py --out build/base
     python data_scripts/pretrain_diffusion.py --data build/base --work build/mini --out stamina_lite/assets/mini
 
-Three stages: the VAE, the latents (once), then text encoder and U-Net together. Every stage goes on where it was killed;
-sample sheets and log.json lie in --work. Runs on CPU (fp32) and on GPU (bf16).
+Four stages: the VAE, the latents (once), text encoder and U-Net together, and the VAE's decoder once more. Every stage
+goes on where it was killed; sample sheets and log.json lie in --work. Runs on CPU (fp32) and on GPU (bf16).
 """
 
 import argparse
@@ -31,10 +31,10 @@ PROMPTS = (
     "a photo of two narrow plunge waterfalls with grey rock at sunset in autumn",
     "a photo of three wide slide waterfalls with yellow rock and a tent at night in summer",
     "a photo of a narrow tiered waterfall with black rock by day in summer",
-    "a photo of a smiling person with short green hair next to a sad person with long black hair on a cyan background",
+    "a photo of a smiling person with short green hair next to a sad person with long black hair on a navy background",
     "a photo of an angry person with long pink hair next to a calm person with short brown hair on a white background",
-    "a photo of a smiling person with long red hair in front of a wide plunge waterfall with grey rock by day in summer",
-    "a photo of a sad person with short black hair in front of a narrow fan waterfall with red rock at night in winter",
+    "a photo of a smiling person with long red hair in front of a wide plunge waterfall with grey rock by day",
+    "a photo of a sad person with short black hair in front of a narrow fan waterfall with red rock at night",
 )
 
 
@@ -46,7 +46,9 @@ def rate(step: int, steps: int, peak: float) -> float:
 class Run:
     """A resumable optimisation of some modules: the part the two trained stages share."""
 
-    def __init__(self, work: Path, name: str, modules: dict, steps: int, peak: float, batch: int, device: str, decay: float):
+    def __init__(
+        self, work: Path, name: str, modules: dict, steps: int, peak: float, batch: int, device: str, decay: float
+    ):
         self.file, self.name, self.modules, self.steps = work / f"{name}.safetensors", name, modules, steps
         self.peak, self.batch, self.device = peak, batch, device
         for module in modules.values():
@@ -101,13 +103,7 @@ def train_vae(images, work: Path, steps: int, batch: int, device: str, channels:
         square, kl = error.square().mean(), posterior.kl().float().mean() / posterior.mean[0].numel()
         return square + 0.1 * error.abs().mean() + 5e-5 * kl, {"mse": square.detach(), "kl": kl.detach()}
 
-    def look(step):
-        decibel, pictures = reconstruct(vae, torch.from_numpy(images[:HELD_OUT].copy()), device)
-        run.log.append({"step": step, "held_out_db": round(decibel, 3)})
-        sheet([*images[:16], *pictures[:16]], 16, work / "vae.png")
-        print(f"\nvae step {step}: {decibel:.2f} dB on held-out pictures", flush=True)
-
-    run.train(loss, look)
+    run.train(loss, lambda step: look_at_vae(vae, images, run, work, device))
     return vae.eval(), run.log
 
 
@@ -123,6 +119,32 @@ def reconstruct(vae, held_out, device) -> tuple[float, np.ndarray]:
     out = np.concatenate(out)
     error = ((out.astype(np.float64) - held_out.numpy()) ** 2).mean()
     return float(10 * np.log10(255**2 / error)), out
+
+
+def sharpen_decoder(vae, images, latents, work: Path, steps: int, batch: int, device: str) -> list:
+    """Go on with the decoder alone: the latents stay what they are, so the U-Net stays right."""
+    vae.encoder.requires_grad_(False)
+    half = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+    run = Run(work, "decoder", half, steps, 1e-3, batch, device, decay=0.998)
+
+    def loss(draw):
+        picked = torch.randint(HELD_OUT, len(images), (batch,), generator=draw)
+        x = pixels(torch.from_numpy(images[picked.numpy()])).to(device, memory_format=torch.channels_last)
+        error = vae.decode(latents[picked].float().to(device)).sample.float() - x
+        square = error.square().mean()
+        return square + 0.05 * error.abs().mean(), {"mse": square.detach()}
+
+    run.train(loss, lambda step: look_at_vae(vae, images, run, work, device))
+    vae.eval()
+    return run.log
+
+
+def look_at_vae(vae, images, run: Run, work: Path, device: str) -> None:
+    """PSNR on the held-out pictures, and a sheet of some with their reconstructions."""
+    decibel, pictures = reconstruct(vae, torch.from_numpy(images[:HELD_OUT].copy()), device)
+    run.log.append({"step": run.step, "held_out_db": round(decibel, 3)})
+    sheet([*images[:16], *pictures[:16]], 16, work / "vae.png")
+    print(f"\n{run.name} step {run.step}: {decibel:.2f} dB on held-out pictures", flush=True)
 
 
 def encode(vae, images, work: Path, device: str) -> torch.Tensor:
@@ -181,7 +203,9 @@ def draw_prompts(pipe, prompts, each: int, steps: int = 20, guidance: float = 3.
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     many = [p for p in prompts for _ in range(each)]
-    pictures = pipe(many, num_inference_steps=steps, guidance_scale=guidance, generator=generator, output_type="np").images
+    pictures = pipe(
+        many, num_inference_steps=steps, guidance_scale=guidance, generator=generator, output_type="np"
+    ).images
     return (pictures * 255).round().astype(np.uint8)
 
 
@@ -201,20 +225,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("stamina_lite/assets/mini"))
     parser.add_argument("--vae-steps", type=int, default=3600)
     parser.add_argument("--unet-steps", type=int, default=16000)
+    parser.add_argument("--decoder-steps", type=int, default=3000)
     parser.add_argument("--vae-batch", type=int, default=8)
     parser.add_argument("--unet-batch", type=int, default=16)
     parser.add_argument("--latent-channels", type=int, default=8)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the U-Net: a minute or two at first, a sixth faster after")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the U-Net: a minute or two at first, a sixth faster after"
+    )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     images = np.load(args.data / "images.npy", mmap_mode="r")
     captions = json.loads((args.data / "captions.json").read_text())
     vae, vae_log = train_vae(images, args.work, args.vae_steps, args.vae_batch, args.device, args.latent_channels)
     latents = encode(vae, images, args.work, args.device)
-    pipe, unet_log = train_unet(latents, captions, vae, args.work, args.unet_steps, args.unet_batch, args.device, args.compile)
+    pipe, unet_log = train_unet(
+        latents, captions, vae, args.work, args.unet_steps, args.unet_batch, args.device, args.compile
+    )
+    decoder_log = sharpen_decoder(vae, images, latents, args.work, args.decoder_steps, args.vae_batch, args.device)
     pipe.to("cpu", torch.float16).save_pretrained(args.out)
-    (args.work / "log.json").write_text(json.dumps({"vae": vae_log, "unet": unet_log}))
+    (args.work / "log.json").write_text(json.dumps({"vae": vae_log, "unet": unet_log, "decoder": decoder_log}))
     print(f"wrote {args.out}")
 
 

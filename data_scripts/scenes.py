@@ -1,6 +1,6 @@
 """Pictures of the base set: one person, one waterfall, two people, or a person before a waterfall, each with a caption.
 
-The base model must know how two subjects share a picture before any concept is taught, or it never composes two concepts.
+The base model must know how two subjects share a picture before any concept is taught, or it never composes two.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Save and restore a training run in safetensors: modules, their moving averages and the optimizer. A killed run goes on where it was."""
+"""Save and restore a training run in safetensors: modules, their moving averages and the optimizer."""
 
 import json
 import os
