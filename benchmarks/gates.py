@@ -70,10 +70,15 @@ def main() -> None:
             rows[concept.name] = {"accuracy": hits.float().mean().item(), "mmd": metrics.mmd2(real[j], x)}
             write_json(args.out, report)
         hits = torch.tensor([r["accuracy"] for r in rows.values()])
-        report[method] |= {"accuracy": round(100 * hits.mean().item(), 1), "interval": interval(hits), "settings": settings}
+        report[method] |= {
+            "accuracy": round(100 * hits.mean().item(), 1),
+            "interval": interval(hits),
+            "settings": settings,
+        }
         report[method]["mmd"] = sum(r["mmd"] for r in rows.values()) / len(rows)
         write_json(args.out, report)
-        print(f"{method:18s} {report[method]['accuracy']:5.1f} %  {report[method]['interval']}  mmd {report[method]['mmd']:.2f}")
+        row = report[method]
+        print(f"{method:18s} {row['accuracy']:5.1f} %  {row['interval']}  mmd {row['mmd']:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Continual text-to-image customisation: STAMINA and C-LoRA, small enough to read.
 
-    from stamina_lite import ContinualLearner, load_base, concepts
+from stamina_lite import ContinualLearner, load_base, concepts
 """
 
 from importlib import import_module

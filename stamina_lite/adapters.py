@@ -1,6 +1,7 @@
 """Low-rank and masked low-rank changes of a weight, as torch parametrizations: W_t = W_{t-1} + (A_t B_t) ⊙ M_t.
 
-While a task is learned the module's own forward computes the equation; afterwards it is folded into the weight and nothing of ours is left.
+While a task is learned the module's own forward computes the equation; afterwards it is folded into the weight and
+nothing of ours is left.
 """
 
 from collections.abc import Iterable
@@ -11,8 +12,9 @@ from torch.nn.utils import parametrize
 
 
 class LowRank(nn.Module):
-    """W + A B (C-LoRA, eq. 2 [paper]). A: (D1, r) starts at zero, so the first step changes nothing [recalled]; B: (r, D2).
+    """W + A B (C-LoRA, eq. 2 [paper]).
 
+    A: (D1, r) starts at zero, so the first step changes nothing [recalled]; B: (r, D2).
     weight: (D1, D2), only its shape and device are used. The factors are fp32 whatever the weight is.
     """
 
@@ -127,7 +129,7 @@ class FreeMask(Mask):
 
 
 class Layer:
-    """One linear layer over a sequence of tasks: its first weight, its present one (both fp32), and the adapter on it now.
+    """One linear layer over a sequence of tasks: its first weight, its present one (both fp32), its adapter now.
 
     Adapting leaves every other parameter alone; folding is the only place that writes a base weight, and it does so in
     fp32 whatever the model's precision, so that fifty folds do not drift.
@@ -177,5 +179,7 @@ def layers_of(model: nn.Module, endings: Iterable[str]) -> list[Layer]:
     endings = tuple(endings)
     found = [Layer(n, m) for n, m in model.named_modules() if n.endswith(endings) and isinstance(m, nn.Linear)]
     if not found:
-        raise ValueError(f"no linear layer of this {type(model).__name__} ends in {', '.join(endings)}: nothing to adapt")
+        raise ValueError(
+            f"no linear layer of this {type(model).__name__} ends in {', '.join(endings)}: nothing to adapt"
+        )
     return found

@@ -39,7 +39,9 @@ def save_task(folder: Path, tensors: dict, info: dict) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside / "tensors.safetensors")
-    write_json(beside / "task.json", {**info, "sha256": {"tensors.safetensors": sha256(beside / "tensors.safetensors")}})
+    write_json(
+        beside / "task.json", {**info, "sha256": {"tensors.safetensors": sha256(beside / "tensors.safetensors")}}
+    )
     os.replace(beside, folder)
 
 
@@ -54,4 +56,6 @@ def load_task(folder: Path) -> tuple[dict, dict]:
     try:
         return load_file(folder / "tensors.safetensors"), info
     except SafetensorError:
-        raise UserError(f"{folder}/tensors.safetensors is no safetensors file: delete {folder} to learn it again") from None
+        raise UserError(
+            f"{folder}/tensors.safetensors is no safetensors file: delete {folder} to learn it again"
+        ) from None

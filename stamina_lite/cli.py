@@ -4,9 +4,9 @@ Exit code 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupte
 """
 
 import argparse
-import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 # Options of learn and bench that are fields of `methods.Settings`; what is not given keeps the method's default.
@@ -273,7 +273,7 @@ def save_described(pictures, folder: Path, prompt: str, seed: int, run: str) -> 
 
 def quiet() -> None:
     """Keep the loading bars and advice of diffusers and transformers off the screen."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -85,7 +85,7 @@ class TextToImage:
 
         on_step(step, numbers) is called after every step. Draws depend on (seed, task) alone.
         """
-        started, s = time.perf_counter(), method.settings
+        started = time.perf_counter()
         latents = self.encode(concept.load(self.size)).to(memory_format=torch.channels_last)
         start = tokens.random_start(self.table, self.words, seeded(seed, task, 0))
         self.add_token(concept.token, start)
@@ -153,12 +153,16 @@ class TextToImage:
     def tokenize(self, prompts: list[str]) -> Tensor:
         """(n, positions) token ids, padded to the text encoder's length as Stable Diffusion does."""
         tokenizer = self.pipe.tokenizer
-        ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        )
         return ids.input_ids.to(self.device)
 
     @torch.no_grad()
-    def draw(self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 3.0, batch: int = 64) -> Tensor:
-        """One picture a (prompt, seed) pair: (n, 3, H, W) in [-1, 1] on the CPU. A picture depends on its own seed alone."""
+    def draw(
+        self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 3.0, batch: int = 64
+    ) -> Tensor:
+        """One picture a (prompt, seed) pair, which depends on its own seed alone: (n, 3, H, W) in [-1, 1], on the CPU."""
         check_prompts(prompts, self.pipe.tokenizer)
         self.pipe.set_progress_bar_config(disable=True)
         out = []

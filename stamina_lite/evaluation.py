@@ -1,4 +1,4 @@
-"""From a learner to numbers: pictures of the concepts after a task, their features, and the paper's measures of them."""
+"""From a learner to numbers: pictures of concepts after a task, their features, and the paper's measures of them."""
 
 import hashlib
 import os
@@ -28,9 +28,10 @@ class Evaluation:
         self.index = {c.name: j for j, c in enumerate(concepts)}
         self.drawn: dict[tuple[int, int], Tensor] = {}  # (i, j) -> features of X_{i,j}
         self.drawn_grey: dict[tuple[int, int], Tensor] = {}
+        self._real: dict[str, list[Tensor]] = {}  # extractor -> features of every concept's references
 
     def after(self, learner, task: int, concepts: list[Concept]) -> None:
-        """Draw, keep and measure pictures of some concepts as the model is after `task`; what lies on disk is not drawn again."""
+        """Draw, keep and measure pictures of concepts after `task`; those on disk are not drawn again."""
         wanted = [c for c in concepts if (task, self.index[c.name]) not in self.drawn]
         folder = learner.out / "images" / f"after-{task:03d}"
         missing = [c for c in wanted if len(list((folder / c.name).glob("*.png"))) < self.n]
@@ -46,9 +47,9 @@ class Evaluation:
             self.drawn_grey[task, j] = self.grey(images)
 
     def results(self, learner) -> dict:
-        """Everything results.json holds; measures over all concepts appear once all of them were drawn after the last task."""
+        """What results.json holds; measures over all concepts appear once all were drawn after the last task."""
         done, last = learner.records, len(self.concepts)
-        real = [reference_features(c, self.features, learner.model.size) for c in self.concepts]
+        real = self.real(self.features, learner.model.size)
         mmd = {i: {} for i in sorted({i for i, _ in self.drawn})}
         for (i, j), x in self.drawn.items():
             mmd[i][j + 1] = metrics.mmd2(real[j], x)
@@ -66,8 +67,14 @@ class Evaluation:
             "peak_memory": [r["peak_memory"] for r in done],
         }
         if all((last, j) in self.drawn for j in range(last)):
-            out |= self._final(real, [reference_features(c, self.grey, learner.model.size) for c in self.concepts], last)
+            out |= self._final(real, self.real(self.grey, learner.model.size), last)
         return out
+
+    def real(self, extractor: Features, size: int) -> list[Tensor]:
+        """Features of every concept's real pictures, computed once: N tensors (m, d)."""
+        if extractor.name not in self._real:
+            self._real[extractor.name] = [reference_features(c, extractor, size) for c in self.concepts]
+        return self._real[extractor.name]
 
     def _final(self, real: list[Tensor], real_grey: list[Tensor], last: int) -> dict:
         final = [self.drawn[last, j] for j in range(last)]
@@ -77,8 +84,8 @@ class Evaluation:
         grey, _ = metrics.concept_accuracy([self.drawn_grey[last, j] for j in range(last)], real_grey)
         learned = metrics.concept_accuracy([self.drawn[j + 1, j] for j in range(last)], real)
         return {
-            "a_mmd": sum(metrics.mmd2(r, x) for r, x in zip(real, final, strict=True)) / last,
-            "f_mmd": sum(drift) / len(drift) if drift else None,
+            "a_mmd": metrics.a_mmd([metrics.mmd2(r, x) for r, x in zip(real, final, strict=True)]),
+            "f_mmd": metrics.f_mmd(drift) if drift else None,
             "kid": sum(metrics.kid(r, x) for r, x in zip(real, final, strict=True)) / last,
             "concept_accuracy": accuracy,
             "concept_accuracy_grey": grey,
@@ -115,7 +122,7 @@ def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
 
 
 def from_folder(folder: Path) -> Tensor:
-    """The pictures of a folder in order: (n, 3, H, W) in [-1, 1]. Measures are taken of what was kept, 8 bits a channel."""
+    """The pictures of a folder in order, as they were kept in 8 bits: (n, 3, H, W) in [-1, 1]."""
     import numpy as np
 
     arrays = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.glob("*.png"))]

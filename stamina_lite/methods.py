@@ -48,7 +48,7 @@ class Settings:
 
 
 class Method:
-    """What a method trains and what it penalises. The base class is sequential LoRA's: a low-rank change, a token row."""
+    """What a method trains and what it penalises. As it stands: a low-rank change, a token row, no penalty."""
 
     name = ""
     defaults: dict = {}
@@ -86,7 +86,7 @@ class CLoRA(Method):
 
 
 class Stamina(Method):
-    """C-LoRA's update under a learned hard mask, and a token made by an MLP (STAMINA, eq. 4 [paper]; details [ours])."""
+    """C-LoRA's update under a learned hard mask, and a token from an MLP (STAMINA, eq. 4 [paper]; details [ours])."""
 
     name = "stamina"
     defaults = {"forget": 3.0, "sparse": 0.0}
@@ -151,7 +151,7 @@ class TextualInversionPlus(TextualInversion):
 
 
 def l_forget(layer: Layer) -> Tensor:
-    """‖ |Σ_{t'<t} A_t' B_t'| ⊙ A_t B_t ‖²_F of one K or V matrix (C-LoRA, eq. 3 [paper]); the sum over layers is the caller's."""
+    """‖ |Σ_{t'<t} A_t' B_t'| ⊙ A_t B_t ‖²_F of one matrix (C-LoRA, eq. 3 [paper]); the caller sums over layers."""
     return (layer.past.abs() * layer.delta()).square().sum()
 
 

@@ -55,7 +55,10 @@ def weight_change(results: list[dict]) -> Figure:
     means over layers, in units of the weights. Runs of one method (seeds) are averaged, their range is shaded.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    norms = ("weight_change", "Distance from the base, mean ‖W_t − W_init‖"), ("step_change", "Step, mean ‖ΔW_t‖")
+    norms = (
+        ("weight_change", "Mean ‖W_t − W_init‖ (units of weights)"),
+        ("step_change", "Mean ‖ΔW_t‖ (units of weights)"),
+    )
     for axis, (key, label) in zip(axes, norms, strict=True):
         for method, runs in by_method(results).items():
             series = [r[key] for r in runs]
@@ -133,7 +136,7 @@ def mask_panel(masks: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     left.set_yticks(rows, [short(name) for name in layers], fontsize=7)
     left.invert_yaxis()
     left.set(xlabel="Density: share of a layer's weights left open", xlim=(0, 1))
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
     shown = right.imshow(overlap.fill_diagonal_(float("nan")), cmap="cividis")
     ticks = range(0, len(concepts), max(1, len(concepts) // 10))
     right.set_xticks(ticks, [concepts[k] for k in ticks], rotation=90, fontsize=7)

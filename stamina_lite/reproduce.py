@@ -32,16 +32,16 @@ class Cell:
 
 
 def reproduce(
-    preset: str, out: Path | str, engine: str = "local", workers: int = 1, notebooks: Path | str = NOTEBOOKS
+    preset: str, out: Path | str, engine: str = "local", workers: int = 1, notebooks: Path | str | None = None
 ) -> list[str]:
     """Run a preset's notebooks; returns the names of those that failed (their logs lie in out/NAME.log).
 
     preset: a name in notebooks/params/, or a YAML file: a list of {name, notebook, parameters}. In a text parameter
     {out} stands for the folder `out`, as seen from the notebook. Executed notebooks are written to out/NAME.ipynb; one
     that is there, made of the same source and parameters, is kept. Raises UserError before anything runs where the
-    preset, a notebook or a parameter is wrong.
+    preset, a notebook or a parameter is wrong. notebooks: their folder, if not the checkout's own.
     """
-    notebooks, out = Path(notebooks).resolve(), Path(out).resolve()
+    notebooks, out = Path(notebooks or NOTEBOOKS).resolve(), Path(out).resolve()
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine}: choose one of {', '.join(ENGINES)}")
     if workers < 1:

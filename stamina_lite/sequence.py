@@ -1,4 +1,4 @@
-"""The continual loop: for each concept train, fold, save, generate and measure; killed at any moment it goes on where it was."""
+"""The continual loop: for each concept train, fold, save, generate, measure; killed, it goes on where it was."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from .versions import versions
 class ContinualLearner:
     """Teaches a StableDiffusionPipeline concepts one after another, keeping no pictures.
 
-    pipe: any stock pipeline, changed in place; after every `learn` it is an ordinary pipeline that knows one token more.
+    pipe: any stock pipeline, changed in place; after every `learn` it is a stock pipeline that knows one token more.
     method: a name of `methods.METHODS`; settings: see `methods.Settings`.
     out: a run folder. If it holds a run with the same settings, that run goes on; another run is refused (UserError).
     """
@@ -44,11 +44,19 @@ class ContinualLearner:
         for record in self.records:
             if record["concept"] == concept.name:
                 if record["pictures"] != set_hash([concept]):
-                    raise UserError(f"{concept.name} was learned from other pictures: choose another name or another --out")
+                    raise UserError(
+                        f"{concept.name} was learned from other pictures: choose another name or another --out"
+                    )
                 return record
         check_tokens([concept], self.pipe.tokenizer)
         task = len(self.records) + 1
-        bar = tqdm(total=self.method.settings.steps, desc=f"{task:3d} {concept.token}", unit="step", leave=False, disable=not progress)
+        bar = tqdm(
+            total=self.method.settings.steps,
+            desc=f"{task:3d} {concept.token}",
+            unit="step",
+            leave=False,
+            disable=not progress,
+        )
 
         def on_step(step, numbers):
             bar.update()
@@ -104,12 +112,14 @@ class ContinualLearner:
                     raise UserError(f"{self.out} holds tasks but no run.json: choose another --out")
                 write_json(run, {**self.identity, **versions(self.model.device)})
                 return
-        except PermissionError:
-            raise UserError(f"cannot write to {self.out}: choose another --out") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.out} ({error.strerror}): choose another --out") from None
         there = read_json(run)
         other = [k for k, v in self.identity.items() if there.get(k) != json.loads(json.dumps(v))]
         if other:
-            raise UserError(f"{self.out} holds another run ({', '.join(other)} differ): choose another --out, or delete it")
+            raise UserError(
+                f"{self.out} holds another run ({', '.join(other)} differ): choose another --out, or delete it"
+            )
         self._resume()
 
     def _resume(self) -> None:
@@ -135,8 +145,10 @@ def restore(model: TextToImage, tensors: dict) -> None:
             model.add_token(name.removeprefix("token."), row)
 
 
-def run_sequence(learner: ContinualLearner, concepts: list[Concept], evaluation: Evaluation, progress: bool = True) -> dict:
-    """Learn all concepts in order, measure each just after it was learned and all of them at the end; returns the results.
+def run_sequence(
+    learner: ContinualLearner, concepts: list[Concept], evaluation: Evaluation, progress: bool = True
+) -> dict:
+    """Learn all concepts in order, measure each just after it was learned and all at the end; returns the results.
 
     results.json is rewritten after every task; pictures are kept under images/after-TTT/.
     """
@@ -175,7 +187,9 @@ def fingerprint(pipe) -> str:
 def drop_log_lines(file: Path, after: int) -> None:
     """Keep the log lines of the tasks up to `after`."""
     if file.exists():
-        kept = [line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after]
+        kept = [
+            line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after
+        ]
         file.write_text("".join(line + "\n" for line in kept))
 
 

@@ -22,8 +22,8 @@ class Vector(nn.Module):
 class MLP(nn.Module):
     """STAMINA's token V* = g(u): a small MLP on a fixed input [paper]; g = Linear, ReLU, Linear on a random u [ours].
 
-    start: (width,), the row that the untrained MLP gives, so that vector and MLP tokens start alike. The hidden layer is
-    averaged, not summed, so that one learning rate suits both.
+    start: (width,), the row that the untrained MLP gives, so that vector and MLP tokens start alike.
+    The hidden layer is averaged, not summed, so that one learning rate suits both.
     """
 
     def __init__(self, start: Tensor, generator: torch.Generator | None = None, hidden: int = 128):
@@ -40,7 +40,7 @@ class MLP(nn.Module):
 
 
 class Row(nn.Module):
-    """Parametrization of an embedding table (n, width) whose row `index` is a token's; every other row passes through."""
+    """Parametrization of an embedding table (n, width): row `index` is a token's, every other passes through."""
 
     def __init__(self, index: int, token: nn.Module):
         super().__init__()

@@ -12,7 +12,7 @@ torch.set_num_threads(2)
 
 
 def build_tiny_pipeline(folder, prediction: str = "epsilon"):
-    """UNet 32-64 channels with 6 cross-attentions, 16x16 latents of 32 px pictures; written to and read from `folder`."""
+    """UNet of 32-64 channels with 8 K/V matrices, 16x16 latents of 32 px pictures; the folder it was written to."""
     from base_models import make_tokenizer
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -38,7 +38,8 @@ def build_tiny_pipeline(folder, prediction: str = "epsilon"):
     )  # fmt: skip
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False, prediction_type=prediction), requires_safety_checker=False,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False, prediction_type=prediction),
+        requires_safety_checker=False,
     )  # fmt: skip
     pipe.save_pretrained(folder / "model")
     return folder / "model"

@@ -117,7 +117,7 @@ def benched(tiny_folder, photos, tmp_path_factory):
     return out, argv
 
 
-def test_bench_prints_its_results(benched, capsys):
+def test_bench_prints_its_results(benched, photos, capsys):
     out, argv = benched
     assert cli.main(argv) == 0  # finished: only printed again
     printed = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_bench_prints_its_results(benched, capsys):
         line = next(line for line in printed.splitlines() if line.startswith(name))
         assert f"{results[key]:.3f}" in line and len(line) > 40
     about = json.loads((out / "run.json").read_text())
-    assert about["set"] == "photos" and about["pictures"] == 2 and len(about["set_hash"]) == 64
+    assert about["set"] == photos.name and about["pictures"] == 2 and len(about["set_hash"]) == 64
 
 
 def test_report_of_a_run_folder(benched, tmp_path, capsys):
@@ -148,22 +148,26 @@ def test_methods_and_info(capsys):
 
 def test_mistakes_before_learning_leave_nothing(tiny_folder, photos, tmp_path, capsys):
     out = tmp_path / "run"
-    learn = ["learn", photos, "--base", tiny_folder, "--out", out, "--device", "cpu", "--method"]
-    assert "unknown method loraa" in mistake(capsys, *learn, "loraa")
-    assert "--rnk" in mistake(capsys, *learn, "lora", "--rnk", "4")
-    assert "'many'" in mistake(capsys, *learn, "lora", "--steps", "many")
-    assert "steps" in mistake(capsys, *learn, "lora", "--steps", "0")
-    assert "unknown mask" in mistake(capsys, *learn, "stamina", "--mask", "free-hand")
-    assert "no device tpu9" in mistake(capsys, *learn[:-1], "--device", "tpu9", "--method", "lora")
-    assert "amber" in mistake(capsys, *learn, "lora", photos / "amber")
-    assert "nowhere" in mistake(capsys, *learn, "lora", tmp_path / "nowhere")
-    assert "no base model" in mistake(capsys, *learn, "lora", "--base", "./no-model")
+
+    def learn(*options, folders=(photos,), method="lora"):
+        fixed = ["--base", tiny_folder, "--out", out, "--device", "cpu", "--method", method]
+        return mistake(capsys, "learn", *folders, *fixed, *options)
+
+    assert "unknown method loraa" in learn(method="loraa")
+    assert "unrecognized arguments: --rnk 4" in learn("--rnk", "4")
+    assert "argument --steps: invalid int value: 'many'" in learn("--steps", "many")
+    assert "steps must be above zero" in learn("--steps", "0")
+    assert "unknown mask free-hand" in learn("--mask", "free-hand", method="stamina")
+    assert "no device tpu9" in learn("--device", "tpu9")
+    assert "amber is in two of the folders" in learn(folders=[photos, photos / "amber"])
+    assert "no folder is called" in learn(folders=[photos, tmp_path / "nowhere"])
+    assert "no base model" in learn("--base", "./no-model")
     (tmp_path / "red").mkdir()
     shutil.copy(photos / "amber" / "0.png", tmp_path / "red")
-    assert "red" in mistake(capsys, *learn, "lora", tmp_path / "red")  # a word of the base's vocabulary
+    assert "red is a word" in learn(folders=[tmp_path / "red"])
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "0.png").write_bytes((photos / "amber" / "0.png").read_bytes()[:60])
-    assert "0.png" in mistake(capsys, *learn, "lora", tmp_path / "torn")
+    assert "torn/0.png" in learn(folders=[photos, tmp_path / "torn"])
     assert not out.exists()
 
 
@@ -195,6 +199,14 @@ def test_mistakes_of_the_other_verbs(run, tmp_path, capsys):
     assert "VERB" in mistake(capsys)
     assert "lern" in mistake(capsys, "lern")
     assert "no folder" in mistake(capsys, "report", tmp_path / "nowhere", "--out", tmp_path / "r.html")
+
+
+def test_a_mistake_is_one_line_in_a_real_terminal(run):
+    """Of all that is imported and loaded nothing else is said."""
+    command = [sys.executable, "-m", "stamina_lite.cli", "generate", str(run), "--prompt", "a photo of <nobody>"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("stamina-lite: unknown token <nobody>") and done.stderr.count("\n") == 1
 
 
 def test_interrupted_learning_goes_on_with_the_same_command(run, tiny_folder, photos, tmp_path, capsys, monkeypatch):

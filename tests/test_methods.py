@@ -114,7 +114,11 @@ def test_mask_options_reach_the_adapter(mask, hard):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"rnak": 4}, "unknown setting rnak"), ({"rank": 0}, "rank must be above zero"), ({"mask": "oval"}, "unknown mask oval")],
+    [
+        ({"rnak": 4}, "unknown setting rnak"),
+        ({"rank": 0}, "rank must be above zero"),
+        ({"mask": "oval"}, "unknown mask oval"),
+    ],
 )
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(UserError, match=message):

@@ -33,7 +33,9 @@ def weights(folder):
 
 
 def run_to_end(base, photos, out):
-    subprocess.run([sys.executable, "-c", SCRIPT, str(base), str(photos), str(out)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(base), str(photos), str(out)], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def test_a_killed_run_ends_bit_identical_to_one_left_alone(tiny_folder, photos, tmp_path):

@@ -1,0 +1,203 @@
+"""Figures say what the numbers say, and a gallery shows what lies in the folder."""
+
+import io
+import json
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from stamina_lite import plots
+from stamina_lite.checkpoint import save_task
+from stamina_lite.data import UserError, concepts
+from stamina_lite.methods import METHODS
+from stamina_lite.metrics import mask_overlap
+from stamina_lite.widgets import gallery
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def made_up(method="lora", n=4, shift=0.0, finished=True) -> dict:
+    """Results as results.json holds them, with numbers that are easily told apart."""
+    tasks = [f"thing-{t}" for t in range(1, n + 1)]
+    mmd = {str(t): {str(t): 1.0 + t} for t in range(1, n + 1)}
+    if finished:
+        mmd[str(n)] = {str(j): 2.0 + j for j in range(1, n)} | {str(n): 1.0 + n}
+    return {
+        "method": method, "seed": 0, "tasks": tasks, "mmd": mmd,
+        "plasticity": [1.0 + t for t in range(1, n + 1)],
+        "weight_change": [10.0 * t + shift for t in range(1, n + 1)],
+        "step_change": [10.0 / t + shift for t in range(1, n + 1)],
+        "mask_density": [None] * n,
+    }  # fmt: skip
+
+
+def lines(axis) -> dict:
+    return {line.get_label(): line.get_ydata() for line in axis.lines}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with results, pictures of a grey that encodes (task, concept, number), and masks."""
+    results = made_up("stamina", n=3)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for task, names in ((1, ["thing-1"]), (2, ["thing-2"]), (3, ["thing-1", "thing-2", "thing-3"])):
+        for name in names:
+            folder = tmp_path / "images" / f"after-{task:03d}" / name
+            folder.mkdir(parents=True)
+            for k in range(2):
+                Image.new("RGB", (8, 8), (task * 50, int(name[-1]) * 50, k * 50)).save(folder / f"{k:02d}.png")
+    for task in (1, 2, 3):
+        mask = torch.zeros(4, 8, dtype=torch.bool)
+        mask[: task + 1] = True
+        tensors = {
+            "mask.down.attn2.to_k": mask,
+            "mask.down.attn2.to_v": ~mask,
+            "weight.down.attn2.to_k": torch.ones(4, 8),
+        }
+        save_task(tmp_path / "tasks" / f"{task:03d}", tensors, {"task": task, "concept": f"thing-{task}"})
+    return tmp_path
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert [*plots.COLOURS] == [*METHODS]
+    assert len({to_rgb(c) for c in plots.COLOURS.values()}) == len(METHODS)
+    assert plots.colour("a reader's own") not in plots.COLOURS.values()
+
+
+def test_weight_change_has_a_line_a_method_and_averages_seeds():
+    figure = plots.weight_change([made_up("stamina"), made_up("lora"), made_up("lora", shift=4.0)])
+    left, right = figure.axes
+    assert [*lines(left)] == ["lora", "stamina"]
+    assert lines(left)["lora"].tolist() == [12, 22, 32, 42] and lines(left)["stamina"].tolist() == [10, 20, 30, 40]
+    assert lines(right)["lora"][0] == 12 and lines(right)["stamina"][3] == 2.5
+    assert len(left.collections) == 1  # the range of the two seeds
+    assert "W_init" in left.get_ylabel() and "ΔW" in right.get_ylabel() and left.get_xlabel() == "Task t"
+
+
+def test_unequal_lengths_are_averaged_as_far_as_they_go():
+    tasks, mean = plots.mean_series([[1.0, 2.0, 3.0], [3.0]])
+    assert tasks == [1, 2, 3] and mean == [2.0, 2.0, 3.0]
+
+
+def test_plasticity_is_thin_and_its_running_mean_thick():
+    results = made_up(n=7)
+    results["plasticity"] = [0.0, 0.0, 0.0, 0.0, 0.0, 5.0, 10.0]
+    thin, thick = plots.plasticity([results]).axes[0].lines
+    assert thin.get_linewidth() < thick.get_linewidth()
+    assert [*thin.get_ydata()] == results["plasticity"]
+    assert thick.get_ydata() == pytest.approx([0, 0, 0, 0, 0, 1, 3])
+
+
+@pytest.mark.parametrize("keys", [str, int])
+def test_forgetting_pairs_each_concept_but_the_last(keys):
+    """JSON's keys are text, those of run_sequence's own results are numbers."""
+    results = made_up(n=4)
+    results["mmd"] = {keys(i): {keys(j): v for j, v in row.items()} for i, row in results["mmd"].items()}
+    assert plots.then_and_now(results) == [(2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]
+    assert plots.forgetting([results]).axes[0].collections[0].get_offsets().tolist() == [[2, 3], [3, 4], [4, 5]]
+
+
+def test_forgetting_of_unfinished_runs_is_refused():
+    with pytest.raises(UserError, match="no run is finished"):
+        plots.forgetting([made_up(finished=False)])
+    assert not plt.get_fignums()
+
+
+def test_pairwise_overlap_is_that_of_metrics():
+    rows = (
+        torch.rand(5, 300, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.1, 0.9, 5)[:, None]
+    ).float()
+    overlap, chance = plots.pairwise_overlap(rows)
+    for i in range(5):
+        for j in range(5):
+            expected = mask_overlap(rows[i], rows[j])
+            assert (overlap[i, j].item(), chance[i, j].item()) == pytest.approx(expected, abs=1e-6)
+    assert overlap[0, 4] < 0.2 < overlap[3, 4]
+    assert plots.pairwise_overlap(torch.zeros(2, 4))[0].tolist() == [[0, 0], [0, 0]]
+
+
+def test_mask_panel_shows_density_and_overlap(run):
+    masks = plots.load_masks(run)
+    assert [*masks] == ["thing-1", "thing-2", "thing-3"] and [*masks["thing-1"]] == [
+        "down.attn2.to_k",
+        "down.attn2.to_v",
+    ]
+    left, right, _ = plots.mask_panel(masks).axes
+    assert [t.get_text() for t in left.get_yticklabels()] == ["down.to_k", "down.to_v"]
+    means = left.lines[-1].get_xdata()
+    assert means.tolist() == pytest.approx([0.75, 0.25])
+    shown = right.images[0].get_array()
+    assert shown[0, 1] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert np.ma.getmaskarray(shown)[0, 0] or np.isnan(shown[0, 0])
+    with pytest.raises(UserError, match="no masks"):
+        plots.mask_panel({})
+
+
+def test_one_mask_alone_can_be_shown(run):
+    masks = {"thing-1": plots.load_masks(run)["thing-1"]}
+    assert plots.mask_panel(masks).axes[1].get_title() == ""
+
+
+def test_sheet_puts_every_picture_in_its_row():
+    rows = [[Image.new("RGB", (4, 4), (10 * r, 20 * k, 0)) for k in range(3 - r)] for r in range(2)]
+    axes = np.array(plots.sheet(rows, ["first", "second"]).axes).reshape(2, 3)
+    assert [a.get_ylabel() for a in axes[:, 0]] == ["first", "second"]
+    assert [[len(a.images) for a in row] for row in axes] == [[1, 1, 1], [1, 1, 0]]
+    assert axes[1, 1].images[0].get_array()[0, 0].tolist() == [10, 20, 0]
+
+
+def test_run_sheet_reads_the_stage_that_was_asked_for(run):
+    axes = np.array(plots.run_sheet(run, ["thing-1"], ["learned", "final", 3]).axes).reshape(3, 2)
+    assert [a.get_ylabel() for a in axes[:, 0]] == ["thing-1, learned", "thing-1, final", "thing-1, after 3"]
+    assert [a.images[0].get_array()[0, 0].tolist() for a in axes[:, 1]] == [[50, 50, 50], [150, 50, 50], [150, 50, 50]]
+    with pytest.raises(UserError, match="thing-9"):
+        plots.run_sheet(run, ["thing-9"])
+    with pytest.raises(UserError, match="no pictures in .*after-002"):
+        plots.run_sheet(run, ["thing-1"], [2])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"method": "lora"}'])
+def test_damaged_results_are_named(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match="results.json is damaged"):
+        plots.load_results(tmp_path)
+
+
+def pixels(box) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(box.children[1].value)))
+
+
+def test_gallery_follows_slider_and_menu(run):
+    box = gallery(run)
+    slider, menu = box.children[0].children
+    assert slider.options == (1, 2, 3) and menu.options == ("thing-1",)
+    assert pixels(box)[0, 0].tolist() == [50, 50, 0] and pixels(box)[0, 96].tolist() == [50, 50, 50]
+    slider.value = 3
+    assert menu.options == ("thing-1", "thing-2", "thing-3") and menu.value == "thing-1"
+    assert pixels(box)[0, 0].tolist() == [150, 50, 0]
+    menu.value = "thing-2"
+    assert pixels(box)[0, 0].tolist() == [150, 100, 0]
+    slider.value = 1  # has no thing-2
+    assert menu.value == "thing-1" and pixels(box)[0, 0].tolist() == [50, 50, 0]
+
+
+def test_gallery_shows_real_pictures_below(run, tmp_path):
+    folder = tmp_path / "real" / "thing-1"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (20, 20), (1, 2, 203)).save(folder / "0.png")
+    plain, box = gallery(run), gallery(run, concepts(folder.parent))
+    assert len(pixels(box)) == 2 * len(pixels(plain))
+    assert pixels(box)[150, 0].tolist() == [1, 2, 203]
+    with pytest.raises(UserError, match="has no pictures"):
+        gallery(tmp_path / "real")
