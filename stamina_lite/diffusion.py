@@ -162,7 +162,7 @@ class TextToImage:
     def draw(
         self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 3.0, batch: int = 64
     ) -> Tensor:
-        """One picture a (prompt, seed) pair, which depends on its own seed alone: (n, 3, H, W) in [-1, 1], on the CPU."""
+        """One picture a (prompt, seed) pair, depending on its seed alone: (n, 3, H, W) in [-1, 1], on the CPU."""
         check_prompts(prompts, self.pipe.tokenizer)
         self.pipe.set_progress_bar_config(disable=True)
         out = []
