@@ -27,7 +27,7 @@ pipeline_tag: text-to-image
 # mini: the embedded base model
 
 A Stable Diffusion at a size that two CPU cores can train: 64 px pictures, 16x16x{channels} latents, every part
-a stock class. It draws cartoon people and waterfalls, alone or two in a picture, and knows none of the concepts of `mini50` and
+a stock class. It draws cartoon people and waterfalls, alone or two in a picture, and knows no concept of `mini50` or
 `tune5`: their heads, palettes, landmarks and seeds were kept out of its training.
 
 | part | class | parameters |

@@ -122,7 +122,11 @@ def reconstruct(vae, held_out, device) -> tuple[float, np.ndarray]:
 
 
 def sharpen_decoder(vae, images, latents, work: Path, steps: int, batch: int, device: str) -> list:
-    """Go on with the decoder alone: the latents stay what they are, so the U-Net stays right."""
+    """Go on with the decoder alone: the latents stay what they are, so the U-Net stays right.
+
+    They get some noise, none to a sixth of their deviation, so that the decoder forgives the U-Net's own errors.
+    """
+    deviation = latents.float().std()
     vae.encoder.requires_grad_(False)
     half = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
     run = Run(work, "decoder", half, steps, 1e-3, batch, device, decay=0.998)
@@ -130,7 +134,9 @@ def sharpen_decoder(vae, images, latents, work: Path, steps: int, batch: int, de
     def loss(draw):
         picked = torch.randint(HELD_OUT, len(images), (batch,), generator=draw)
         x = pixels(torch.from_numpy(images[picked.numpy()])).to(device, memory_format=torch.channels_last)
-        error = vae.decode(latents[picked].float().to(device)).sample.float() - x
+        level = torch.rand(len(picked), 1, 1, 1, generator=draw) * deviation / 6
+        noisy = latents[picked].float() + level * torch.randn(latents[picked].shape, generator=draw)
+        error = vae.decode(noisy.to(device)).sample.float() - x
         square = error.square().mean()
         return square + 0.05 * error.abs().mean(), {"mse": square.detach()}
 

@@ -160,7 +160,7 @@ def test_mistakes_before_learning_leave_nothing(tiny_folder, photos, tmp_path, c
     assert "unknown mask free-hand" in learn("--mask", "free-hand", method="stamina")
     assert "no device tpu9" in learn("--device", "tpu9")
     assert "amber is in two of the folders" in learn(folders=[photos, photos / "amber"])
-    assert "no folder is called" in learn(folders=[photos, tmp_path / "nowhere"])
+    assert "is called" in learn(folders=[photos, tmp_path / "nowhere"])
     assert "no base model" in learn("--base", "./no-model")
     (tmp_path / "red").mkdir()
     shutil.copy(photos / "amber" / "0.png", tmp_path / "red")
@@ -192,7 +192,7 @@ def test_mistakes_of_the_other_verbs(run, tmp_path, capsys):
     assert not (tmp_path / "drawn").exists()
     (tmp_path / "file").write_text("")
     assert "cannot write" in mistake(capsys, *draw, "a photo", "-n", "1", "--out", tmp_path / "file" / "below")
-    assert "no set" in mistake(capsys, "bench", "mini51", "--method", "lora", "--out", tmp_path / "x")
+    assert "mini51: choose" in mistake(capsys, "bench", "mini51", "--method", "lora", "--out", tmp_path / "x")
     assert "51 concepts" in mistake(
         capsys, "bench", "mini50", "--concepts", "51", "--method", "lora", "--out", tmp_path / "x"
     )
