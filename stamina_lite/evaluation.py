@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import metrics
-from .data import Concept
+from .data import Concept, UserError
 from .features import Features
 
 PROMPT = "a photo of {}"
@@ -24,6 +24,9 @@ class Evaluation:
     """
 
     def __init__(self, concepts: list[Concept], features: Features, grey: Features, n: int = 16, steps: int = 20):
+        few = [c.name for c in concepts if len(c.references) < 2]
+        if few:
+            raise UserError(f"{few[0]} has one picture to measure with: give it two or more")
         self.concepts, self.features, self.grey, self.n, self.steps = concepts, features, grey, n, steps
         self.index = {c.name: j for j, c in enumerate(concepts)}
         self.drawn: dict[tuple[int, int], Tensor] = {}  # (i, j) -> features of X_{i,j}

@@ -30,8 +30,11 @@ class Settings:
 
     def __post_init__(self):
         for name in ("steps", "batch", "rank", "mask_rank", "temperature", "lr", "lr_token"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # refuses NaN too
                 raise UserError(f"{name} must be above zero, not {getattr(self, name)}")
+        for name in ("forget", "sparse"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be zero or more, not {getattr(self, name)}")
         if self.mask not in MASKS:
             raise UserError(f"unknown mask {self.mask}: choose one of {', '.join(MASKS)}")
 

@@ -114,24 +114,25 @@ class ContinualLearner:
                 return
         except OSError as error:
             raise UserError(f"cannot write to {self.out} ({error.strerror}): choose another --out") from None
-        there = read_json(run)
-        other = [k for k, v in self.identity.items() if there.get(k) != json.loads(json.dumps(v))]
+        there = {k: v for k, v in read_json(run).items() if k not in ("versions", "device")}
+        mine = json.loads(json.dumps(self.identity))
+        other = [k for k in sorted({*there, *mine}) if there.get(k) != mine.get(k)]
         if other:
             raise UserError(
                 f"{self.out} holds another run ({', '.join(other)} differ): choose another --out, or delete it"
             )
-        self._resume()
-
-    def _resume(self) -> None:
-        """Take up the newest complete task, and drop what an interrupted one has left."""
-        for part in self.out.glob("tasks/.*.part"):
+        for part in self.out.glob("tasks/.*.part"):  # what an interrupted task has left
             shutil.rmtree(part)
-        folders = sorted((self.out / "tasks").glob("[0-9]*"))
+        self._take_up(self.out)
+        drop_log_lines(self.out / "log.jsonl", after=len(self.records))
+
+    def _take_up(self, run: Path) -> None:
+        """Stand where a run's newest complete task stands; nothing is written."""
+        folders = sorted((run / "tasks").glob("[0-9]*"))
         for k, folder in enumerate(folders, 1):
             if int(folder.name) != k:
-                raise UserError(f"{self.out}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
+                raise UserError(f"{run}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
             self.records.append({k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"})
-        drop_log_lines(self.out / "log.jsonl", after=len(folders))
         if folders:
             restore(self.model, load_task(folders[-1])[0])
 
@@ -166,11 +167,19 @@ def run_sequence(
 
 
 def open_run(run: Path, load) -> ContinualLearner:
-    """A learner that stands where a run folder stopped; load(base) gives the pipeline named in its run.json."""
-    there = read_json(Path(run) / "run.json")
-    known = {"method", "settings", "seed", "base"}
-    about = {k: v for k, v in there.items() if k not in known and k not in versions(torch.device("cpu"))}
-    return ContinualLearner(load(there), there["method"], there["seed"], run, about, **there["settings"])
+    """A learner that knows what a run folder has learned, to draw with; it writes nothing there.
+
+    load(about) gives the base pipeline that run.json names. Raises UserError for a damaged run or another base.
+    """
+    about = read_json(Path(run) / "run.json")
+    missing = [k for k in ("method", "settings", "seed", "base") if k not in about]
+    if missing:
+        raise UserError(f"{run}/run.json says no {', '.join(missing)}: restore it, or start the run anew")
+    learner = ContinualLearner(load(about), about["method"], about["seed"], **about["settings"])
+    if learner.identity["base"] != about["base"]:
+        raise UserError(f"{run} was learned on another base: the base it names has changed since")
+    learner._take_up(Path(run))
+    return learner
 
 
 def fingerprint(pipe) -> str:

@@ -117,6 +117,8 @@ def test_mask_options_reach_the_adapter(mask, hard):
     [
         ({"rnak": 4}, "unknown setting rnak"),
         ({"rank": 0}, "rank must be above zero"),
+        ({"lr": float("nan")}, "lr must be above zero"),
+        ({"forget": -1.0}, "forget must be zero or more"),
         ({"mask": "oval"}, "unknown mask oval"),
     ],
 )
