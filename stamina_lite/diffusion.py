@@ -190,7 +190,7 @@ def binary_mask(layer: Layer) -> Tensor:
     """The mask that folding uses, as booleans: (D1, D2)."""
     mask = layer.adapter.mask.eval()
     with torch.no_grad():
-        return mask() > 0.5
+        return (mask() > 0.5).cpu()
 
 
 def check_prompts(prompts: list[str], tokenizer) -> None:

@@ -65,6 +65,7 @@ class Evaluation:
             "weight_change": [r["weight_change"] for r in done],
             "step_change": [r["step_change"] for r in done],
             "mask_density": [r["mask_density"] for r in done],
+            "mask_overlap": [r["mask_overlap"] for r in done],  # with the task before
             "n_param": done[0]["n_param"] if done else None,
             "seconds": [r["seconds"] for r in done],
             "peak_memory": [r["peak_memory"] for r in done],

@@ -13,6 +13,7 @@ from .data import Concept, UserError, check_tokens, set_hash
 from .diffusion import Learned, TextToImage
 from .evaluation import Evaluation, to_pil
 from .methods import make_method
+from .metrics import mask_overlap
 from .versions import versions
 
 
@@ -29,6 +30,7 @@ class ContinualLearner:
         self.model = TextToImage(pipe)
         self.out = Path(out) if out else None
         self.records: list[dict] = []
+        self.masks: dict[str, torch.Tensor] = {}  # those of the newest task, to see how far the next ones overlap
         self.identity = {
             "method": method,
             "settings": self.method.settings.as_dict(),
@@ -66,6 +68,7 @@ class ContinualLearner:
         bar.close()
         record = self._record(concept, learned, task)
         self.records.append(record)
+        self.masks = learned.masks
         if self.out:
             self._save(record, learned)
         return record
@@ -84,6 +87,7 @@ class ContinualLearner:
             "weight_change": learned.weight_change,
             "step_change": learned.step_change,
             "mask_density": learned.mask_density,
+            "mask_overlap": mean_overlap(self.masks, learned.masks),
             "n_param": {"train": 100 * learned.trained / unet, "store": 0.0, "adapted": 100 * store / unet},
             "loss": mean_of_last(learned.steps),
             "seconds": learned.seconds,
@@ -134,7 +138,9 @@ class ContinualLearner:
                 raise UserError(f"{run}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
             self.records.append({k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"})
         if folders:
-            restore(self.model, load_task(folders[-1])[0])
+            tensors, _ = load_task(folders[-1])
+            restore(self.model, tensors)
+            self.masks = {k.removeprefix("mask."): v for k, v in tensors.items() if k.startswith("mask.")}
 
 
 def restore(model: TextToImage, tensors: dict) -> None:
@@ -200,6 +206,14 @@ def drop_log_lines(file: Path, after: int) -> None:
             line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after
         ]
         file.write_text("".join(line + "\n" for line in kept))
+
+
+def mean_overlap(before: dict, now: dict) -> dict | None:
+    """Overlap of two tasks' masks and its chance level, mean over layers; None where there are not two."""
+    if not before or not now:
+        return None
+    pairs = [mask_overlap(before[name], now[name]) for name in now]
+    return {"overlap": sum(p[0] for p in pairs) / len(pairs), "chance": sum(p[1] for p in pairs) / len(pairs)}
 
 
 def mean_of_last(steps: list[dict], n: int = 20) -> float:

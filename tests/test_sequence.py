@@ -95,6 +95,24 @@ def test_the_record_holds_the_norms_of_the_folded_weights(tiny, photos, tmp_path
         previous = now
 
 
+def test_the_record_holds_the_masks_overlap_with_the_task_before(tiny_folder, photos, tmp_path):
+    """Also where the task before was learned by a process that is gone."""
+    from stamina_lite.metrics import mask_overlap
+
+    for count in (1, 2):
+        learner = ContinualLearner(load_base(tiny_folder, device="cpu"), "stamina", 0, tmp_path / "run", **FEW)
+        for concept in concepts(photos)[:count]:
+            record = learner.learn(concept, progress=False)
+    first, second = (weights(tmp_path / "run" / "tasks" / t) for t in ("001", "002"))
+    masks = [k for k in second if k.startswith("mask.")]
+    pairs = [mask_overlap(first[k], second[k]) for k in masks]
+    assert len(masks) == 8 and learner.records[0]["mask_overlap"] is None
+    assert record["mask_overlap"]["overlap"] == pytest.approx(sum(p[0] for p in pairs) / 8)
+    assert record["mask_overlap"]["chance"] == pytest.approx(sum(p[1] for p in pairs) / 8)
+    assert 0.1 < record["mask_overlap"]["overlap"] < 0.6
+    assert record["mask_density"] == pytest.approx(sum(second[k].float().mean().item() for k in masks) / 8)
+
+
 def test_open_run_generates_what_the_learner_did(tiny, tiny_folder, photos, tmp_path):
     learner = ContinualLearner(tiny, "stamina", 0, tmp_path / "run", **FEW)
     learner.learn(concepts(photos)[0], progress=False)
