@@ -1,0 +1,38 @@
+"""The picture at the top of the README: real pictures of a run's concepts, and what the run's model draws.
+
+python benchmarks/overview.py runs/quick/runs/quick-start/run --set mini10 --out results/overview.png
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from stamina_lite import concepts, load_base
+from stamina_lite.evaluation import to_pil
+from stamina_lite.sequence import open_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--set", default="mini10")
+    parser.add_argument("--columns", type=int, default=10)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    learner = open_run(args.run, lambda about: load_base(about.get("base_model", "mini")))
+    learned = {record["concept"] for record in learner.records}
+    rows = []
+    for concept in (c for c in concepts(args.set) if c.name in learned):
+        rows.append(to_pil(concept.load(learner.model.size)[: args.columns]))
+        rows.append(learner.generate(f"a photo of {concept.token}", args.columns))
+    size, gap = learner.model.size, 8
+    canvas = Image.new("RGB", (size * args.columns, size * len(rows) + gap * (len(rows) // 2 - 1)), "white")
+    for k, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            canvas.paste(picture, (column * size, k * size + k // 2 * gap))
+    canvas.save(args.out, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
