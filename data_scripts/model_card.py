@@ -39,8 +39,8 @@ a stock class. It draws cartoon people and waterfalls, alone or two in a picture
 **Data.** {pictures:,} pictures drawn by `data_scripts/base_set.py`, captions in a vocabulary of about 90 words, one in
 ten emptied; {held_out} pictures held out.
 **Training.** `python data_scripts/pretrain_diffusion.py`: VAE {vae_steps:,} steps, its decoder {decoder_steps:,} more,
-text encoder and U-Net {unet_steps:,} steps of 16, v-prediction, moving average of the weights. {hardware}, about
-{hours} hours. fp16 weights.
+text encoder and U-Net {unet_steps:,} steps of 16, v-prediction, moving average of the weights.
+{hardware}, about {hours} hours. fp16 weights.
 **Reconstruction.** {decibel:.2f} dB on the held-out pictures (fp16 weights, PSNR over all pixels).
 
 ![Losses](loss.png)

@@ -9,6 +9,7 @@ goes on where it was killed; sample sheets and log.json lie in --work. Runs on C
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -250,6 +251,9 @@ def main() -> None:
     )
     decoder_log = sharpen_decoder(vae, images, latents, args.work, args.decoder_steps, args.vae_batch, args.device)
     pipe.to("cpu", torch.float16).save_pretrained(args.out)
+    for file in (args.work / "tokenizer").glob("*"):  # vocab.json and merges.txt, which older readers look for
+        if not (args.out / "tokenizer" / file.name).exists():
+            shutil.copy(file, args.out / "tokenizer")
     (args.work / "log.json").write_text(json.dumps({"vae": vae_log, "unet": unet_log, "decoder": decoder_log}))
     print(f"wrote {args.out}")
 

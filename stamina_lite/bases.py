@@ -26,6 +26,7 @@ def load_base(base: str | Path = "mini", device: str | None = None, dtype=None):
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             folder if folder.exists() else str(base),
+            dtype=dtype or torch.float32,
             use_safetensors=True,
             safety_checker=None,
             requires_safety_checker=False,
@@ -33,7 +34,7 @@ def load_base(base: str | Path = "mini", device: str | None = None, dtype=None):
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the base {base}: {first}") from None
-    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)
+    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def check_folder(folder: Path) -> None:
