@@ -28,6 +28,7 @@ class ContinualLearner:
     def __init__(self, pipe, method: str = "stamina", seed: int = 0, out=None, about: dict | None = None, **settings):
         self.pipe, self.method, self.seed = pipe, make_method(method, **settings), seed
         self.model = TextToImage(pipe)
+        self.unet_weights = weights_of(pipe.unet)
         self.out = Path(out) if out else None
         self.records: list[dict] = []
         self.masks: dict[str, torch.Tensor] = {}  # those of the newest task, to see how far the next ones overlap
@@ -78,8 +79,9 @@ class ContinualLearner:
         return to_pil(self.model.draw([prompt] * n, [seed * 100_003 + k for k in range(n)], **options))
 
     def _record(self, concept: Concept, learned: Learned, task: int) -> dict:
-        store = sum(layer.start.numel() for layer in self.model.layers)
-        unet = sum(p.numel() for p in self.model.unet.parameters())
+        percent = 100 / self.unet_weights
+        added = weights_of(self.model.unet) - self.unet_weights
+        adapted = sum(layer.start.numel() for layer in self.model.layers)
         return {
             "task": task,
             "concept": concept.name,
@@ -88,7 +90,7 @@ class ContinualLearner:
             "step_change": learned.step_change,
             "mask_density": learned.mask_density,
             "mask_overlap": mean_overlap(self.masks, learned.masks),
-            "n_param": {"train": 100 * learned.trained / unet, "store": 0.0, "adapted": 100 * store / unet},
+            "n_param": {"train": percent * learned.trained, "store": percent * added, "adapted": percent * adapted},
             "loss": mean_of_last(learned.steps),
             "seconds": learned.seconds,
             "peak_memory": peak_memory(self.model.device),
@@ -206,6 +208,10 @@ def drop_log_lines(file: Path, after: int) -> None:
             line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after
         ]
         file.write_text("".join(line + "\n" for line in kept))
+
+
+def weights_of(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def mean_overlap(before: dict, now: dict) -> dict | None:

@@ -69,6 +69,7 @@ def test_concept_after_concept_costs_the_same_but_for_a_token_row(tiny, photos, 
     assert sizes[1] - sizes[0] == sizes[2] - sizes[1] == row
     assert len(set(parameters)) == 1
     assert len({r["n_param"]["train"] for r in learner.records}) == 1
+    assert learner.records[-1]["n_param"]["store"] == 0 < learner.records[-1]["n_param"]["train"]
 
 
 def test_earlier_rows_stay_bit_equal_and_earlier_weights_move(tiny, photos, tmp_path):
