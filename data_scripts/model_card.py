@@ -1,6 +1,6 @@
 """The base model's card: what it was trained on and for how long, its losses, its pictures, and what it cannot do.
 
-    python data_scripts/model_card.py --work build/mini --out stamina_lite/assets/mini --hardware "2 cores" --hours 3
+    python data_scripts/model_card.py --out stamina_lite/assets/mini --hardware "2 cores" --hours 3
 
 Reads the training log and draws the sheets from the folder that is shipped, in fp32, with the stock pipeline.
 """
@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from pretrain_diffusion import HELD_OUT, PROMPTS, draw_prompts, reconstruct, sheet
+from pretrain_diffusion import HELD_OUT, LOG, PROMPTS, draw_prompts, reconstruct, sheet
 
 CARD = """---
 license: apache-2.0
@@ -63,7 +63,7 @@ People are drawn from kits by several artists: see ATTRIBUTION.md of the reposit
 
 def draw_losses(log: dict, file: Path) -> None:
     """Loss of every stage against its steps."""
-    stages = {k: [(r["step"], r.get("mse", r.get("loss"))) for r in log[k] if "held_out_db" not in r] for k in log}
+    stages = {k: [(r["step"], r.get("mse", r.get("loss"))) for r in log[k] if "mse" in r or "loss" in r] for k in log}
     stages = {k: rows for k, rows in stages.items() if rows}
     figure, axes = plt.subplots(1, len(stages), figsize=(3.6 * len(stages), 2.6), constrained_layout=True)
     for axis, (name, rows) in zip(np.atleast_1d(axes), stages.items(), strict=True):
@@ -79,12 +79,11 @@ def millions(model: torch.nn.Module) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("build/base"))
-    parser.add_argument("--work", type=Path, default=Path("build/mini"))
     parser.add_argument("--out", type=Path, default=Path("stamina_lite/assets/mini"))
     parser.add_argument("--hardware", required=True)
     parser.add_argument("--hours", required=True)
     args = parser.parse_args()
-    log = json.loads((args.work / "log.json").read_text())
+    log = json.loads((args.out / LOG).read_text())
     images = np.load(args.data / "images.npy", mmap_mode="r")
     pipe = StableDiffusionPipeline.from_pretrained(args.out, safety_checker=None).to("cpu", torch.float32)
     decibel, pictures = reconstruct(pipe.vae, torch.from_numpy(images[:HELD_OUT].copy()), "cpu")

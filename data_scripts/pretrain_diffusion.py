@@ -4,7 +4,8 @@
     python data_scripts/pretrain_diffusion.py --data build/base --work build/mini --out stamina_lite/assets/mini
 
 Four stages: the VAE, the latents (once), text encoder and U-Net together, and the VAE's decoder once more. Every stage
-goes on where it was killed; sample sheets and log.json lie in --work. Runs on CPU (fp32) and on GPU (bf16).
+goes on where it was killed; sample sheets lie in --work. Runs on CPU (fp32) and on GPU (bf16). With --start the weights
+of a finished folder are trained on: its encoder is kept, so its latents stay what they are.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 from training_state import MovingAverage, load_state, save_state
 
 HELD_OUT = 256  # the first pictures of the base set are never trained on
+LOG = "training.json"  # steps and losses of every stage, kept with the weights
 PROMPTS = (
     "a photo of a smiling person with long blue hair on a yellow background",
     "a photo of an angry person with short red hair and glasses on a navy background",
@@ -48,8 +50,10 @@ class Run:
     """A resumable optimisation of some modules: the part the two trained stages share."""
 
     def __init__(
-        self, work: Path, name: str, modules: dict, steps: int, peak: float, batch: int, device: str, decay: float
-    ):
+        self, work: Path, name: str, modules: dict, steps: int, peak: float, batch: int, device: str, decay: float,
+        log: list,
+    ):  # fmt: skip
+        """log: rows of the training these modules have already had; its steps are counted on."""
         self.file, self.name, self.modules, self.steps = work / f"{name}.safetensors", name, modules, steps
         self.peak, self.batch, self.device = peak, batch, device
         for module in modules.values():
@@ -57,7 +61,7 @@ class Run:
         self.parameters = [p for m in modules.values() for p in m.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.average = MovingAverage(modules, decay)
-        self.step, self.log = 0, []
+        self.step, self.log, self.before = 0, list(log), log[-1]["step"] if log else 0
         if self.file.exists():
             self.step, self.log = load_state(self.file, modules, self.average, self.optimizer, device)
 
@@ -65,7 +69,7 @@ class Run:
         """loss(indices' generator) -> (scalar, numbers to log); look(step) draws a sheet from the averaged weights."""
         saved, bar = time.time(), tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
         while self.step < self.steps:
-            draw = torch.Generator().manual_seed(self.step)
+            draw = torch.Generator().manual_seed(self.before + self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate(self.step, self.steps, self.peak)
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
@@ -78,7 +82,9 @@ class Run:
             self.step += 1
             bar.update()
             if self.step % 100 == 0:
-                self.log.append({"step": self.step, **{k: round(float(v), 5) for k, v in numbers.items()}})
+                self.log.append(
+                    {"step": self.before + self.step, **{k: round(float(v), 5) for k, v in numbers.items()}}
+                )
                 bar.set_postfix({k: f"{float(v):.4f}" for k, v in numbers.items()})
             if time.time() - saved > save_seconds or self.step == self.steps:
                 save_state(self.file, self.step, self.modules, self.average, self.optimizer, self.log)
@@ -93,7 +99,7 @@ def train_vae(images, work: Path, steps: int, batch: int, device: str, channels:
     """Reconstruction in squared and absolute error, and a light pull of the latents to unit variance."""
     torch.manual_seed(0)
     vae = make_vae(channels).to(memory_format=torch.channels_last)
-    run = Run(work, "vae", {"vae": vae}, steps, 2e-3, batch, device, decay=0.995)
+    run = Run(work, "vae", {"vae": vae}, steps, 2e-3, batch, device, decay=0.995, log=[])
 
     def loss(draw):
         picked = torch.randint(HELD_OUT, len(images), (batch,), generator=draw)
@@ -122,7 +128,7 @@ def reconstruct(vae, held_out, device) -> tuple[float, np.ndarray]:
     return float(10 * np.log10(255**2 / error)), out
 
 
-def sharpen_decoder(vae, images, latents, work: Path, steps: int, batch: int, device: str) -> list:
+def sharpen_decoder(vae, images, latents, work: Path, steps: int, batch: int, device: str, log: list) -> list:
     """Go on with the decoder alone: the latents stay what they are, so the U-Net stays right.
 
     They get some noise, none to a sixth of their deviation, so that the decoder forgives the U-Net's own errors.
@@ -130,7 +136,7 @@ def sharpen_decoder(vae, images, latents, work: Path, steps: int, batch: int, de
     deviation = latents.float().std()
     vae.encoder.requires_grad_(False)
     half = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
-    run = Run(work, "decoder", half, steps, 1e-3, batch, device, decay=0.998)
+    run = Run(work, "decoder", half, steps, 1e-3, batch, device, decay=0.998, log=log)
 
     def loss(draw):
         picked = torch.randint(HELD_OUT, len(images), (batch,), generator=draw)
@@ -149,7 +155,7 @@ def sharpen_decoder(vae, images, latents, work: Path, steps: int, batch: int, de
 def look_at_vae(vae, images, run: Run, work: Path, device: str) -> None:
     """PSNR on the held-out pictures, and a sheet of some with their reconstructions."""
     decibel, pictures = reconstruct(vae, torch.from_numpy(images[:HELD_OUT].copy()), device)
-    run.log.append({"step": run.step, "held_out_db": round(decibel, 3)})
+    run.log.append({"step": run.before + run.step, "held_out_db": round(decibel, 3)})
     sheet([*images[:16], *pictures[:16]], 16, work / "vae.png")
     print(f"\n{run.name} step {run.step}: {decibel:.2f} dB on held-out pictures", flush=True)
 
@@ -166,13 +172,13 @@ def encode(vae, images, work: Path, device: str) -> torch.Tensor:
     return latents
 
 
-def train_unet(latents, captions, vae, work: Path, steps: int, batch: int, device: str, compiled: bool):
+def train_unet(
+    unet, text, tokenizer, latents, captions, vae, work: Path, steps: int, batch: int, device: str, compiled: bool,
+    log: list,
+):  # fmt: skip
     """Denoising with v-prediction; one caption in ten is emptied, so that guidance has something to guide from."""
-    torch.manual_seed(1)
-    tokenizer, scheduler = make_tokenizer(captions, work / "tokenizer"), make_scheduler()
-    unet = make_unet(latents.shape[1]).to(memory_format=torch.channels_last)
-    text = make_text_encoder(tokenizer)
-    run = Run(work, "unet", {"unet": unet, "text": text}, steps, 1e-3, batch, device, decay=0.9995)
+    scheduler, unet = make_scheduler(), unet.to(memory_format=torch.channels_last)
+    run = Run(work, "unet", {"unet": unet, "text": text}, steps, 1e-3, batch, device, decay=0.9995, log=log)
     ids = tokenizer(["", *captions], padding="max_length", truncation=True, return_tensors="pt").input_ids
     forward = torch.compile(unet) if compiled else unet
     scale = vae.config.scaling_factor
@@ -237,6 +243,7 @@ def main() -> None:
     parser.add_argument("--unet-batch", type=int, default=16)
     parser.add_argument("--latent-channels", type=int, default=8)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start", type=Path, help="a folder this program wrote, whose weights are trained on")
     parser.add_argument(
         "--compile", action="store_true", help="compile the U-Net: a minute or two at first, a sixth faster after"
     )
@@ -244,17 +251,33 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     images = np.load(args.data / "images.npy", mmap_mode="r")
     captions = json.loads((args.data / "captions.json").read_text())
-    vae, vae_log = train_vae(images, args.work, args.vae_steps, args.vae_batch, args.device, args.latent_channels)
+    if args.start:
+        log = json.loads((args.start / LOG).read_text())
+        start = StableDiffusionPipeline.from_pretrained(args.start, torch_dtype=torch.float32, safety_checker=None)
+        vae, unet, text, tokenizer = start.vae.to(args.device), start.unet, start.text_encoder, start.tokenizer
+    else:
+        log = {"unet": [], "decoder": []}
+        vae, log["vae"] = train_vae(
+            images, args.work, args.vae_steps, args.vae_batch, args.device, args.latent_channels
+        )
+        torch.manual_seed(1)
+        tokenizer = make_tokenizer(captions, args.work / "tokenizer")
+        unet, text = make_unet(args.latent_channels), make_text_encoder(tokenizer)
     latents = encode(vae, images, args.work, args.device)
-    pipe, unet_log = train_unet(
-        latents, captions, vae, args.work, args.unet_steps, args.unet_batch, args.device, args.compile
+    pipe, log["unet"] = train_unet(
+        unet, text, tokenizer, latents, captions, vae, args.work, args.unet_steps, args.unet_batch, args.device,
+        args.compile, log["unet"],
+    )  # fmt: skip
+    log["decoder"] = sharpen_decoder(
+        vae, images, latents, args.work, args.decoder_steps, args.vae_batch, args.device, log["decoder"]
     )
-    decoder_log = sharpen_decoder(vae, images, latents, args.work, args.decoder_steps, args.vae_batch, args.device)
     pipe.to("cpu", torch.float16).save_pretrained(args.out)
-    for file in (args.work / "tokenizer").glob("*"):  # vocab.json and merges.txt, which older readers look for
+    for file in ((args.start or args.work) / "tokenizer").glob(
+        "*"
+    ):  # vocab.json and merges.txt, which older readers look for
         if not (args.out / "tokenizer" / file.name).exists():
             shutil.copy(file, args.out / "tokenizer")
-    (args.work / "log.json").write_text(json.dumps({"vae": vae_log, "unet": unet_log, "decoder": decoder_log}))
+    (args.out / LOG).write_text(json.dumps(log))
     print(f"wrote {args.out}")
 
 

@@ -1,9 +1,11 @@
 """The commands: `stamina-lite VERB`. What a verb needs is imported when it runs, so that --help answers at once.
 
-Exit code 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted, 1 a fault of ours (a traceback).
+Exit code 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted, 141 output cut off
+by its reader, 1 a fault of ours (a traceback).
 """
 
 import argparse
+import os
 import shlex
 import sys
 import warnings
@@ -22,13 +24,19 @@ SETTINGS = {
     "mask-rank": (int, "rank of what makes the mask"),
     "temperature": (float, "of the mask's Gumbel-softmax"),
 }
+DEVICE = "cpu or cuda (cuda where there is one)"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args = parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader has seen enough, as in `stamina-lite methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return 141
     except KeyboardInterrupt:
         print("stamina-lite: interrupted; the same command goes on where this one was", file=sys.stderr)
         return 130
@@ -72,6 +80,7 @@ def parser() -> Parser:
     p.add_argument("-n", type=at_least(1), default=8, help="how many pictures (8)")
     p.add_argument("--seed", type=at_least(0), default=0, help="picture k depends on the seed and k alone (0)")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/images/generated)")
+    p.add_argument("--device", help=DEVICE)
 
     p = verb(bench)
     p.add_argument("set", metavar="SET", help="mini50, people25, falls25, mini10, tune5, or a folder of concepts")
@@ -101,7 +110,7 @@ def add_run_options(p: Parser) -> None:
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder; a run that is there goes on")
     p.add_argument("--base", default="mini", help="mini, a folder, or a hub id (mini)")
     p.add_argument("--seed", type=at_least(0), default=0, help="(0)")
-    p.add_argument("--device", help="cpu or cuda (cuda where there is one)")
+    p.add_argument("--device", help=DEVICE)
     group = p.add_argument_group("settings", "what is not given keeps the method's default, see `stamina-lite methods`")
     for name, (kind, text) in SETTINGS.items():
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
@@ -146,7 +155,8 @@ def generate(args) -> None:
     from .sequence import open_run
 
     quiet()
-    learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini")))
+    check_device(args.device)
+    learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini"), args.device))
     pictures = learner.generate(args.prompt, args.n, args.seed)
     folder = args.out or args.folder / "images" / "generated"
     for path in save_described(pictures, folder, args.prompt, args.seed, args.folder.resolve().name):
@@ -231,23 +241,30 @@ def checked_settings(args) -> dict:
 
 def open_learner(args, found, settings: dict, about: dict):
     """The learner of a run, new or gone on with; nothing is written before base, device and tokens are checked."""
-    import torch
-
     from .bases import load_base
-    from .data import UserError, check_tokens
+    from .data import check_tokens
     from .sequence import ContinualLearner
 
     quiet()
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
-        raise UserError(
-            f"no device {args.device} ({str(error).splitlines()[0]}): give --device cpu, or leave it out"
-        ) from None
+    check_device(args.device)
     pipe = load_base(args.base, args.device)
     check_tokens(found, pipe.tokenizer)
     base = str(Path(args.base).resolve()) if Path(args.base).is_dir() else args.base
     return ContinualLearner(pipe, args.method, args.seed, args.out, {"base_model": base, **about}, **settings)
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not there before a model is loaded for it."""
+    import torch
+
+    from .data import UserError
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
+        raise UserError(
+            f"no device {device} ({str(error).splitlines()[0]}): give --device cpu, or leave it out"
+        ) from None
 
 
 def save_described(pictures, folder: Path, prompt: str, seed: int, run: str) -> list[Path]:

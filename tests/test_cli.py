@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -146,6 +147,16 @@ def test_methods_and_info(capsys):
     assert torch.__version__.split("+")[0] in printed and "mini50" in printed and "CPU" in printed
 
 
+def test_a_reader_that_has_gone_is_no_fault():
+    """As in `stamina-lite methods | head -1`: no traceback, and no word of the interpreter's at its end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "stamina_lite.cli", "methods"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_mistakes_before_learning_leave_nothing(tiny_folder, photos, tmp_path, capsys):
     out = tmp_path / "run"
 
@@ -189,6 +200,7 @@ def test_mistakes_of_the_other_verbs(run, tmp_path, capsys):
     assert "<berri>" in mistake(capsys, *draw, "a photo of <berri>")
     assert "-n" in mistake(capsys, *draw, "a photo", "-n", "0")
     assert "run.json" in mistake(capsys, "generate", tmp_path / "nowhere", "--prompt", "a photo")
+    assert "no device tpu9" in mistake(capsys, *draw, "a photo", "--device", "tpu9")
     assert not (tmp_path / "drawn").exists()
     (tmp_path / "file").write_text("")
     assert "cannot write" in mistake(capsys, *draw, "a photo", "-n", "1", "--out", tmp_path / "file" / "below")

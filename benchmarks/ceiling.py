@@ -1,0 +1,37 @@
+"""How well identity can be measured at all: the accuracy that real pictures reach, the ceiling of every generated one.
+
+    python benchmarks/ceiling.py --out results/ceiling.json
+
+A concept's training pictures, which no reference repeats, are classified by the nearest class mean of the references.
+"""
+
+import argparse
+from pathlib import Path
+
+from stamina_lite import concepts, metrics
+from stamina_lite.checkpoint import write_json
+from stamina_lite.evaluation import reference_features
+from stamina_lite.features import features
+
+SIZE = 64  # what the embedded base draws
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--set", default="mini50")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    found, rows = concepts(args.set), {}
+    for name, extractor in {"colour": features("lite0"), "greyscale": features("lite0", greyscale=True)}.items():
+        real = [reference_features(c, extractor, SIZE) for c in found]
+        accuracy, each = metrics.concept_accuracy([extractor(c.load(SIZE)) for c in found], real)
+        rows[name] = {"accuracy": accuracy, "worst": found[each.argmin()].name, "worst_accuracy": each.min().item()}
+        print(
+            f"{name:10s} {100 * accuracy:.1f} % of real pictures; worst {rows[name]['worst']}, {100 * each.min():.0f} %"
+        )
+    if args.out:
+        write_json(args.out, {"command": "python benchmarks/ceiling.py", "set": args.set, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
