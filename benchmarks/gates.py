@@ -20,6 +20,7 @@ from stamina_lite.data import ASSETS
 from stamina_lite.diffusion import TextToImage
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
+from stamina_lite.sequence import fingerprint
 
 
 def attribute_prompt(name: str) -> str:
@@ -43,6 +44,15 @@ def interval(hits: torch.Tensor, draws: int = 2000) -> list[float]:
     return [round(100 * low.item(), 1), round(100 * high.item(), 1)]
 
 
+def begun(file: Path, about: dict) -> dict:
+    """The report in a file, to go on with, or a new one. Raises SystemExit if the file's is about something else."""
+    report = json.loads(file.read_text()) if file.exists() else {**about, "methods": {}}
+    other = [key for key, value in about.items() if report.get(key) != value]
+    if other:
+        raise SystemExit(f"{file} has another {', '.join(other)}: choose another --out, or delete it")
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--base", default="mini")
@@ -59,9 +69,10 @@ def main() -> None:
     chosen = every[: args.concepts]
     real = [reference_features(c, extractor, 64) for c in every]
     means = torch.nn.functional.normalize(torch.stack([r.mean(0) for r in real]), dim=1)
-    report = json.loads(args.out.read_text()) if args.out.exists() else {}
+    about = {"base": fingerprint(load_base(args.base)), "pictures": args.pictures, "seed": args.seed}
+    report = begun(args.out, {**about, "settings": settings})
     for method in args.methods:
-        rows = report.setdefault(method, {"each": {}})["each"]
+        rows = report["methods"].setdefault(method, {"each": {}})["each"]
         for j, concept in enumerate(tqdm(chosen, desc=method)):
             if concept.name in rows:
                 continue
@@ -70,15 +81,15 @@ def main() -> None:
             rows[concept.name] = {"accuracy": hits.float().mean().item(), "mmd": metrics.mmd2(real[j], x)}
             write_json(args.out, report)
         hits = torch.tensor([r["accuracy"] for r in rows.values()])
-        report[method] |= {
+        report["methods"][method] |= {
             "accuracy": round(100 * hits.mean().item(), 1),
             "interval": interval(hits),
-            "settings": settings,
+            "mmd": sum(r["mmd"] for r in rows.values()) / len(rows),
+            "concepts": len(rows),
         }
-        report[method]["mmd"] = sum(r["mmd"] for r in rows.values()) / len(rows)
         write_json(args.out, report)
-        row = report[method]
-        print(f"{method:18s} {row['accuracy']:5.1f} %  {row['interval']}  mmd {row['mmd']:.2f}")
+        row = report["methods"][method]
+        print(f"{method:18s} {row['accuracy']:5.1f} %  {row['interval']}  mmd {row['mmd']:.2f}", flush=True)
 
 
 if __name__ == "__main__":

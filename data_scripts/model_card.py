@@ -45,6 +45,8 @@ text encoder and U-Net {unet_steps:,} steps of 16, v-prediction, moving average 
 
 ![Losses](loss.png)
 
+Every hundredth step's loss, and means of ten of them. The U-Net's curve begins where its training was last started.
+
 Two pictures of each of these prompts (20 steps, guidance 3, seed 0; not selected), row by row:
 
 {prompts}
@@ -67,7 +69,11 @@ def draw_losses(log: dict, file: Path) -> None:
     stages = {k: rows for k, rows in stages.items() if rows}
     figure, axes = plt.subplots(1, len(stages), figsize=(3.6 * len(stages), 2.6), constrained_layout=True)
     for axis, (name, rows) in zip(np.atleast_1d(axes), stages.items(), strict=True):
-        axis.plot(*zip(*rows, strict=True), color="#0072B2", linewidth=0.8)
+        steps, losses = np.array(rows).T
+        axis.plot(steps, losses, color="#0072B2", linewidth=0.8, alpha=0.35)
+        if len(rows) >= 20:
+            means = np.convolve(losses, np.full(10, 0.1), "valid")
+            axis.plot(steps[9:], means, color="#0072B2", linewidth=1.6)
         axis.set(title=name, xlabel="Step", ylabel="Squared error", yscale="log")
     figure.savefig(file, dpi=100)
 

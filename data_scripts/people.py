@@ -223,8 +223,10 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def phrase(person: Person, expression: str) -> str:
-    """A caption's noun phrase, such as "a smiling person with short red hair, glasses and a beard"."""
+def phrase(person: Person, expression: str, name: str = "") -> str:
+    """A caption's noun phrase, such as "a smiling person with short red hair, glasses and a beard"; "smiling NAME"."""
+    if name:
+        return f"{expression} {name}"
     bald = person.length == "bald"
     things = [] if bald else [f"{person.length} {person.hair} hair"]
     things += ["glasses"] * person.glasses + ["a beard"] * person.beard
@@ -235,9 +237,10 @@ def phrase(person: Person, expression: str) -> str:
     return f"{noun} with {', '.join(first)} and {last}" if first else f"{noun} with {last}"
 
 
-def caption(person: Person, view: dict) -> str:
+def caption(person: Person, view: dict, name: str = "") -> str:
     """The caption of a picture, as in "a photo of a sad person with long blond hair on a blue background"."""
-    return f"a photo of {phrase(person, view['expression'])} on {_article(view['background'] + ' background')}"
+    background = _article(view["background"] + " background")
+    return f"a photo of {phrase(person, view['expression'], name)} on {background}"
 
 
 def licences() -> dict[str, dict[str, str]]:

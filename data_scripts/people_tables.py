@@ -70,7 +70,7 @@ class Kit:
 
 KITS = {
     "big-ears": Kit(
-        weight=0.18,
+        weight=0.25,
         skins="#f8b788 #da9969 #c07f50 #a66637 #89532c",
         heads=choices(
             "long long02 long03 long04 long07 long08 long09 long11 long12 long13 long14 long15 long16 long17"
@@ -86,7 +86,7 @@ KITS = {
         marks=choices("details 01 02 03 04 05 06"),
     ),
     "adventurer": Kit(
-        weight=0.17,
+        weight=0.245,
         skins="#f2d3b1 #ecad80 #9e5622 #763900",
         heads=choices(
             "long long01 long02 long03 long04 long05 long07 long08 long09 long14 long15 long16 long17 long18"
@@ -98,7 +98,7 @@ KITS = {
         glasses=choices("glasses 02 03 04 05"),
     ),
     "open-peeps": Kit(
-        weight=0.17,
+        weight=0.245,
         skins="#ffdbb4 #edb98a #d08b5b #ae5d29 #694d3d",
         head="head",
         hair_colours=("headContrast",),
@@ -115,7 +115,7 @@ KITS = {
         bust=True,
     ),
     "micah": Kit(
-        weight=0.12,
+        weight=0.065,
         skins="#f9c9b6 #ac6651 #77311d",
         hair_colours=("hair", "facialHair"),
         skin="base",
@@ -128,7 +128,7 @@ KITS = {
         bust=True,
     ),
     "toon-head": Kit(
-        weight=0.12,
+        weight=0.065,
         skins="#5c3829 #f1c3a5 #a36b4f #c68e7a #b98e6a",
         heads=choices("short bun sideComed spiky undercut, long longStraight longWavy neckHigh shoulderHigh"),
         beard=choices("beard fullBeard longBeard"),
@@ -137,7 +137,7 @@ KITS = {
         bust=True,
     ),
     "personas": Kit(
-        weight=0.12,
+        weight=0.065,
         skins="#eeb4a4 #e5a07e #d78774 #b16a5b #92594b #623d36",
         hair_colours=("hair", "facialHair"),
         heads=choices(
@@ -151,7 +151,7 @@ KITS = {
         bust=True,
     ),
     "big-smile": Kit(
-        weight=0.12,
+        weight=0.065,
         skins="#ffe4c0 #efcc9f #c99c62 #a47539 #8c5a2b #643d19",
         heads=choices(
             "long bangs curlyBob straightHair wavyBob,"

@@ -22,6 +22,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 from training_state import MovingAverage, load_state, save_state
+from transformers import CLIPTokenizer
 
 HELD_OUT = 256  # the first pictures of the base set are never trained on
 LOG = "training.json"  # steps and losses of every stage, kept with the weights
@@ -204,6 +205,20 @@ def train_unet(
     return assemble(vae, text.eval(), tokenizer, unet.eval(), scheduler), run.log
 
 
+@torch.no_grad()
+def grow(text, tokenizer, old_text, old_tokenizer) -> None:
+    """Take over an older text encoder whose vocabulary may lack words; rows of words it lacks stay as they are."""
+    state, table = old_text.state_dict(), text.get_input_embeddings().weight
+    name = next(key for key in state if key.endswith("token_embedding.weight"))
+    old_rows, known = state.pop(name), old_tokenizer.get_vocab()
+    missing, unexpected = text.load_state_dict(state, strict=False)
+    if missing != [name] or unexpected:
+        raise ValueError(f"not the same text encoder: lacks {missing}, has {unexpected} besides")
+    for piece, row in tokenizer.get_vocab().items():
+        if piece in known:
+            table[row] = old_rows[known[piece]]
+
+
 def assemble(vae, text, tokenizer, unet, scheduler) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
@@ -254,15 +269,21 @@ def main() -> None:
     if args.start:
         log = json.loads((args.start / LOG).read_text())
         start = StableDiffusionPipeline.from_pretrained(args.start, torch_dtype=torch.float32, safety_checker=None)
-        vae, unet, text, tokenizer = start.vae.to(args.device), start.unet, start.text_encoder, start.tokenizer
+        channels = start.vae.config.latent_channels
+        vae, unet = make_vae(channels).eval().to(args.device), make_unet(channels)
+        vae.load_state_dict(start.vae.state_dict())
+        unet.load_state_dict(start.unet.state_dict())
     else:
         log = {"unet": [], "decoder": []}
         vae, log["vae"] = train_vae(
             images, args.work, args.vae_steps, args.vae_batch, args.device, args.latent_channels
         )
         torch.manual_seed(1)
-        tokenizer = make_tokenizer(captions, args.work / "tokenizer")
-        unet, text = make_unet(args.latent_channels), make_text_encoder(tokenizer)
+        unet = make_unet(args.latent_channels)
+    tokenizer = make_tokenizer(captions, args.work / "tokenizer")
+    text = make_text_encoder(tokenizer)
+    if args.start:
+        grow(text, tokenizer, start.text_encoder, start.tokenizer)
     latents = encode(vae, images, args.work, args.device)
     pipe, log["unet"] = train_unet(
         unet, text, tokenizer, latents, captions, vae, args.work, args.unet_steps, args.unet_batch, args.device,
@@ -271,10 +292,9 @@ def main() -> None:
     log["decoder"] = sharpen_decoder(
         vae, images, latents, args.work, args.decoder_steps, args.vae_batch, args.device, log["decoder"]
     )
+    pipe.tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")  # as it was before padding was asked of it
     pipe.to("cpu", torch.float16).save_pretrained(args.out)
-    for file in ((args.start or args.work) / "tokenizer").glob(
-        "*"
-    ):  # vocab.json and merges.txt, which older readers look for
+    for file in (args.work / "tokenizer").glob("*"):  # vocab.json and merges.txt, which older readers look for
         if not (args.out / "tokenizer" / file.name).exists():
             shutil.copy(file, args.out / "tokenizer")
     (args.out / LOG).write_text(json.dumps(log))

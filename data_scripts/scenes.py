@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import people
 import waterfalls
+from named import someone, somewhere
 from PIL import Image
 
 TEMPLATES = ("a photo of", "a picture of", "an image of", "a drawing of")
-PLAIN = 0.15  # share of captions that name the subject only, so that a short prompt is in the model's language too
+# Shares of captions that name the subject only, so that a short prompt is in the model's language too.
+PLAIN = {"stranger": 0.15, "acquaintance": 0.5}
 
 
 def base_picture(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
@@ -22,49 +24,54 @@ def base_picture(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
     return image, f"{rng.choice(TEMPLATES)} {words}"
 
 
+def plainly(rng, *names: str) -> bool:
+    return rng.random() < PLAIN["acquaintance" if any(names) else "stranger"]
+
+
 def one_person(rng, size):
-    person = people.random_person(rng)
+    person, name = someone(rng)
     image, view = people.picture(person, rng, size)
-    if rng.random() < PLAIN:
-        return image, "a person"
-    return image, people.caption(person, view).removeprefix("a photo of ")
+    if plainly(rng, name):
+        return image, name or "a person"
+    return image, people.caption(person, view, name).removeprefix("a photo of ")
 
 
 def one_waterfall(rng, size):
-    falls = waterfalls.random_falls(rng)
+    falls, name = somewhere(rng)
     image, view = waterfalls.picture(falls, rng, size)
-    if rng.random() < PLAIN:
-        return image, "a waterfall"
-    return image, waterfalls.caption(falls, view).removeprefix("a photo of ")
+    if plainly(rng, name):
+        return image, name or "a waterfall"
+    return image, waterfalls.caption(falls, view, name).removeprefix("a photo of ")
 
 
 def two_people(rng, size):
     """The left person is named first."""
-    pair = [people.random_person(rng) for _ in range(2)]
-    name, colour = list(people.BACKGROUNDS.items())[rng.integers(len(people.BACKGROUNDS))]
+    pair = [someone(rng) for _ in range(2)]
+    background, colour = list(people.BACKGROUNDS.items())[rng.integers(len(people.BACKGROUNDS))]
     image = np.full((size, size, 3), colour, np.uint8)
     expressions = []
-    for person, centre in zip(pair, (0.27, 0.73), strict=True):
+    for (person, _), centre in zip(pair, (0.27, 0.73), strict=True):
         sprite, expression = people.sprite(person, rng, size)
         image = paste(image, sprite, rng.uniform(0.58, 0.7), centre + rng.uniform(-0.03, 0.03))
         expressions.append(expression)
-    if rng.random() < PLAIN:
-        return image, "a person next to a person"
-    left, right = (people.phrase(p, e) for p, e in zip(pair, expressions, strict=True))
-    return image, f"{left} next to {right} on a {name} background"
+    if plainly(rng, *(name for _, name in pair)):
+        return image, " next to ".join(name or "a person" for _, name in pair)
+    left, right = (people.phrase(p, e, name) for (p, name), e in zip(pair, expressions, strict=True))
+    return image, f"{left} next to {right} on a {background} background"
 
 
 def person_before_waterfall(rng, size):
     """The person stands beside the falls, where an object would be hidden: so there is none."""
-    person, falls = people.random_person(rng), replace(waterfalls.random_falls(rng), landmark="none")
+    (person, name), (falls, place) = someone(rng), somewhere(rng)
+    falls = replace(falls, landmark="none")
     image, view = waterfalls.picture(falls, rng, size, person_gap=True)
     sprite, expression = people.sprite(person, rng, size)
     centre = 0.3 if view["gap"] == "left" else 0.7
     image = paste(image, sprite, rng.uniform(0.55, 0.68), centre + rng.uniform(-0.08, 0.08))
-    if rng.random() < PLAIN:
-        return image, "a person in front of a waterfall"
-    behind = waterfalls.caption(falls, view).removeprefix("a photo of ")
-    return image, f"{people.phrase(person, expression)} in front of {behind}"
+    if plainly(rng, name, place):
+        return image, f"{name or 'a person'} in front of {place or 'a waterfall'}"
+    behind = waterfalls.caption(falls, view, place).removeprefix("a photo of ")
+    return image, f"{people.phrase(person, expression, name)} in front of {behind}"
 
 
 def paste(image: np.ndarray, sprite: np.ndarray, scale: float, centre: float) -> np.ndarray:

@@ -294,7 +294,7 @@ def phrase(falls: Falls) -> str:
     return f"{number} {falls.width} {falls.kind} {noun} with {rock} rock{thing}"
 
 
-def caption(falls: Falls, view: dict) -> str:
-    """The whole caption: "a photo of a wide slide waterfall with red rock at dawn in winter in fog"."""
+def caption(falls: Falls, view: dict, name: str = "") -> str:
+    """The whole caption: "a photo of a wide slide waterfall with red rock at dawn in winter in fog", or of NAME."""
     time = "by day" if view["time"] == "day" else f"at {view['time']}"
-    return f"a photo of {phrase(falls)} {time} in {view['season']}" + " in fog" * view["fog"]
+    return f"a photo of {name or phrase(falls)} {time} in {view['season']}" + " in fog" * view["fog"]

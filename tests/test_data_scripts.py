@@ -13,6 +13,7 @@ pytest.importorskip("dicebear", reason="needs the build packages: pip install 's
 pytest.importorskip("resvg_py", reason="needs the build packages: pip install 'stamina-lite[data]'")
 
 import concept_sets  # noqa: E402
+import named  # noqa: E402
 import people  # noqa: E402
 import scenes  # noqa: E402
 import waterfalls  # noqa: E402
@@ -84,3 +85,26 @@ def test_base_pictures_follow_from_their_number():
     again, caption_again = scenes.base_picture(11)
     assert np.array_equal(first, again) and caption == caption_again
     assert first.shape == (64, 64, 3) and not np.array_equal(first, scenes.base_picture(12)[0])
+
+
+def test_acquaintances_come_again_under_their_names():
+    rng = np.random.default_rng(5)
+    met = {}
+    for draw, looks in ((named.someone, lambda p: p.options), (named.somewhere, lambda f: f)):
+        drawn = [draw(rng) for _ in range(3000)]
+        strangers = [who for who, name in drawn if not name]
+        assert 0.45 < len(strangers) / len(drawn) < 0.55
+        for who, name in drawn:
+            if name:
+                assert met.setdefault(name, looks(who)) == looks(who)
+        assert len({str(looks(who)) for who in strangers}) > 0.9 * len(strangers)
+    assert set(met) == set(named.names()) and len(met) == named.PEOPLE + named.FALLS
+    assert len({str(look) for look in met.values()}) == len(met)
+
+
+def test_names_tell_nothing_else():
+    """A name is no other word of the captions, and no caption names a concept."""
+    words = {w for k in range(300) for w in scenes.base_picture(k)[1].replace(",", "").split()}
+    used = words & set(named.names())
+    assert len(used) > 100
+    assert not [w for w in words - used if not w.isalpha()] and len(words - used) < 100

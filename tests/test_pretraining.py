@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from pretrain_diffusion import Run
+from base_models import make_text_encoder, make_tokenizer
+from pretrain_diffusion import Run, grow
 
 
 class Killed(Exception):
@@ -52,3 +53,22 @@ def test_training_counts_on_from_its_start(tmp_path):
     assert (fresh.before, started.before) == (0, 4)
     assert torch.equal(later[0], first[4]) and not torch.equal(later[0], first[0])
     assert started.log[0] == {"step": 4}
+
+
+@torch.no_grad()
+def test_a_grown_vocabulary_reads_old_captions_as_before(tmp_path):
+    captions = ["a photo of a person", "a photo of a waterfall at night"]
+    old_tokenizer = make_tokenizer(captions, tmp_path / "old")
+    new_tokenizer = make_tokenizer([*captions, "a photo of nepiti at night"], tmp_path / "new")
+    old, new = make_text_encoder(old_tokenizer).eval(), make_text_encoder(new_tokenizer).eval()
+    row = new.get_input_embeddings().weight[new_tokenizer.convert_tokens_to_ids("nepiti</w>")].clone()
+
+    def read(text, tokenizer, caption):
+        return text(tokenizer(caption, padding="max_length", return_tensors="pt").input_ids)[0]
+
+    before = read(new, new_tokenizer, captions[1])
+    grow(new, new_tokenizer, old, old_tokenizer)
+    after = read(new, new_tokenizer, captions[1])
+    assert torch.equal(after, read(old, old_tokenizer, captions[1])) and not torch.allclose(after, before)
+    assert torch.equal(row, new.get_input_embeddings().weight[new_tokenizer.convert_tokens_to_ids("nepiti</w>")])
+    assert len(new_tokenizer) > len(old_tokenizer)

@@ -1,0 +1,41 @@
+"""The base set's acquaintances: people and waterfalls that come again and again under a made-up name.
+
+Photographs of the world show known people and places many times, and their captions call them by name: so a large
+model's text carries identities, and a new token can be given one. A model that has only met strangers draws an identity
+from its noise, and what is done to its text hardly changes whom it draws.
+"""
+
+from functools import cache
+
+import numpy as np
+import people
+import waterfalls
+
+PEOPLE, FALLS = 160, 120
+SHARE = 0.5  # of all people and waterfalls of the base set
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Made-up words of three syllables, such as "bakiru", all different: first the people's, then the waterfalls'."""
+    rng, found = np.random.default_rng(20231119), {}
+    while len(found) < PEOPLE + FALLS:
+        word = "".join(rng.choice(list("bdfgklmnprstvz")) + rng.choice(list("aeiou")) for _ in range(3))
+        found[str(word)] = None
+    return tuple(found)
+
+
+def someone(rng: np.random.Generator) -> tuple[people.Person, str]:
+    """An acquaintance and the name, or a stranger and ""."""
+    if rng.random() >= SHARE:
+        return people.random_person(rng), ""
+    k = int(rng.integers(PEOPLE))
+    return people.random_person(np.random.default_rng([k, 19])), names()[k]
+
+
+def somewhere(rng: np.random.Generator) -> tuple[waterfalls.Falls, str]:
+    """A known waterfall and its name, or an unknown one and ""."""
+    if rng.random() >= SHARE:
+        return waterfalls.random_falls(rng), ""
+    k = int(rng.integers(FALLS))
+    return waterfalls.random_falls(np.random.default_rng([k, 20])), names()[PEOPLE + k]
