@@ -1,8 +1,8 @@
 """The base set's acquaintances: people and waterfalls that come again and again under a made-up name.
 
 Photographs of the world show known people and places many times, and their captions call them by name: so a large
-model's text carries identities, and a new token can be given one. A model that has only met strangers draws an identity
-from its noise, and what is done to its text hardly changes whom it draws.
+model's text carries identities, and a new token can be given one. A model that has only met strangers had no need to
+take an identity from its text.
 """
 
 from functools import cache

@@ -45,7 +45,7 @@ def test_killed_training_ends_the_same(tmp_path, kill_at):
 
 
 def test_training_counts_on_from_its_start(tmp_path):
-    """A start that has had 10 steps is not shown their draws once more."""
+    """A start that has had 4 steps is not shown their draws once more."""
     for name in ("fresh", "started"):
         (tmp_path / name).mkdir()
     fresh, first = trained(tmp_path / "fresh")
