@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from named import FALLS, PEOPLE
 from pretrain_diffusion import HELD_OUT, LOG, PROMPTS, draw_prompts, reconstruct, sheet
 
 CARD = """---
@@ -28,7 +29,7 @@ pipeline_tag: text-to-image
 
 A Stable Diffusion at a size that two CPU cores can train: 64 px pictures, 16x16x{channels} latents, every part
 a stock class. It draws cartoon people and waterfalls, alone or two in a picture, and knows no concept of `mini50` or
-`tune5`: their heads, palettes, landmarks and seeds were kept out of its training.
+`tune5`: their heads, palettes and seeds were kept out of its training, and the words for their landmarks.
 
 | part | class | parameters |
 |---|---|---|
@@ -36,16 +37,16 @@ a stock class. It draws cartoon people and waterfalls, alone or two in a picture
 | text encoder | CLIPTextModel, width 128, 3 layers | {text:.2f} M |
 | U-Net | UNet2DConditionModel, {kv} K/V matrices of cross-attention | {unet:.2f} M |
 
-**Data.** {pictures:,} pictures drawn by `data_scripts/base_set.py`, captions in a vocabulary of about 90 words, one in
-ten emptied; {held_out} pictures held out.
+**Data.** {pictures:,} pictures drawn by `data_scripts/base_set.py`, captions in a vocabulary of about 90 words
+and {names} made-up names, which six subjects of ten have; one caption in ten emptied; {held_out} pictures held out.
 **Training.** `python data_scripts/pretrain_diffusion.py`: VAE {vae_steps:,} steps, its decoder {decoder_steps:,} more,
 text encoder and U-Net {unet_steps:,} steps of 16, v-prediction, moving average of the weights.
-{hardware}, about {hours} hours. fp16 weights.
+{language}{hardware}, about {hours} hours. fp16 weights.
 **Reconstruction.** {decibel:.2f} dB on the held-out pictures (fp16 weights, PSNR over all pixels).
 
 ![Losses](loss.png)
 
-Every hundredth step's loss, and means of ten of them. The U-Net's curve begins where its training was last started.
+Every hundredth step's loss, and means of ten of them; losses before a curve's first step were not kept.
 
 Two pictures of each of these prompts (20 steps, guidance 3, seed 0; not selected), row by row:
 
@@ -57,8 +58,10 @@ Held-out pictures and their reconstructions:
 
 ![Reconstructions](reconstructions.png)
 
-**Limits.** It knows its captions' words and nothing else; other words are spelled in bytes and ignored. Small details
-(eyes, glasses, the streaks of a waterfall) are often wrong, and two subjects sometimes share their attributes.
+**Limits.** It knows its captions' words and nothing else; other words are spelled in bytes and ignored. Faces are
+rarely whole, small details (glasses, a landmark, the streaks of a waterfall) often wrong, and two subjects sometimes
+share their attributes. Most names bring the colour of hair or the number of falls, none a likeness, and some not even
+a person or a waterfall for certain.
 People are drawn from kits by several artists: see ATTRIBUTION.md of the repository.
 """
 
@@ -98,10 +101,13 @@ def main() -> None:
     sheet([*images[:16], *pictures[:16]], 16, args.out / "reconstructions.png")
     steps = {k: max((r["step"] for r in rows), default=0) for k, rows in log.items()}
     names = [name for name, _ in pipe.unet.named_modules()]
+    anew = [f"{row['step']:,}" for row in log["unet"] if row.get("new_text")]
+    language = f"Text encoder, keys and values were begun anew at step {' and '.join(anew)}.\n" if anew else ""
     card = CARD.format(
         channels=pipe.vae.config.latent_channels, vae=millions(pipe.vae), text=millions(pipe.text_encoder),
         unet=millions(pipe.unet), kv=sum(n.endswith(("attn2.to_k", "attn2.to_v")) for n in names),
-        pictures=len(images), held_out=HELD_OUT, vae_steps=steps["vae"], decoder_steps=steps["decoder"],
+        pictures=len(images), names=PEOPLE + FALLS, language=language, held_out=HELD_OUT,
+        vae_steps=steps["vae"], decoder_steps=steps["decoder"],
         unet_steps=steps["unet"], hardware=args.hardware, hours=args.hours, decibel=decibel,
         prompts="\n".join(f"{k}. {p}" for k, p in enumerate(PROMPTS, 1)),
     )  # fmt: skip

@@ -3,16 +3,21 @@
 Photographs of the world show known people and places many times, and their captions call them by name: so a large
 model's text carries identities, and a new token can be given one. A model that has only met strangers had no need to
 take an identity from its text.
+
+A known waterfall may have a windmill or any other landmark in any paint, for which captions have no word but the name:
+so the model can draw what concepts are made of, though it has never met a concept.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import people
 import waterfalls
+from waterfall_tables import PAINT_NAMES, RESERVED_LANDMARKS
 
 PEOPLE, FALLS = 160, 120
-SHARE = 0.5  # of all people and waterfalls of the base set
+SHARE = 0.6  # of all people and waterfalls of the base set
 
 
 @cache
@@ -38,4 +43,14 @@ def somewhere(rng: np.random.Generator) -> tuple[waterfalls.Falls, str]:
     if rng.random() >= SHARE:
         return waterfalls.random_falls(rng), ""
     k = int(rng.integers(FALLS))
-    return waterfalls.random_falls(np.random.default_rng([k, 20])), names()[PEOPLE + k]
+    return known_falls(k), names()[PEOPLE + k]
+
+
+def known_falls(k: int) -> waterfalls.Falls:
+    """The k-th known waterfall: three of four have a landmark that strangers never have."""
+    fixed = np.random.default_rng([k, 20])
+    falls = waterfalls.random_falls(fixed)
+    if fixed.random() < 0.25:
+        return falls
+    landmark, paint = str(fixed.choice(list(RESERVED_LANDMARKS))), str(fixed.choice(PAINT_NAMES))
+    return replace(falls, landmark=landmark, paint=paint)

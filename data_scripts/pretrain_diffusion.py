@@ -5,7 +5,8 @@
 
 Four stages: the VAE, the latents (once), text encoder and U-Net together, and the VAE's decoder once more. Every stage
 goes on where it was killed; sample sheets lie in --work. Runs on CPU (fp32) and on GPU (bf16). With --start the weights
-of a finished folder are trained on: its encoder is kept, so its latents stay what they are.
+of a finished folder are trained on: its encoder is kept, so its latents stay what they are; with --new-text, words are
+learned anew.
 """
 
 import argparse
@@ -48,6 +49,11 @@ def rate(step: int, steps: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 200, (steps - step) / (0.4 * steps) + 0.01)
 
 
+def share(module: str, parameter: str) -> float:
+    """Share of the learning rate. At the whole rate a text encoder's layers grow until they drown its words."""
+    return 0.2 if module == "text" and "embedding" not in parameter else 1.0
+
+
 class Run:
     """A resumable optimisation of some modules: the part the two trained stages share."""
 
@@ -62,7 +68,9 @@ class Run:
         for module in modules.values():
             module.to(device).train()
         self.parameters = [p for m in modules.values() for p in m.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        named = [(share(k, n), p) for k, m in modules.items() for n, p in m.named_parameters()]
+        groups = [{"params": [p for part, p in named if part == s], "share": s} for s in sorted({s for s, _ in named})]
+        self.optimizer = torch.optim.AdamW(groups, peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.average = MovingAverage(modules, decay)
         self.step, self.log, self.before = 0, list(log), log[-1]["step"] if log else 0
         if self.file.exists():
@@ -74,7 +82,7 @@ class Run:
         while self.step < self.steps:
             draw = torch.Generator().manual_seed(self.before + self.step)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate(self.step, self.steps, self.peak)
+                group["lr"] = group["share"] * rate(self.step, self.steps, self.peak)
             with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
                 value, numbers = loss(draw)
             self.optimizer.zero_grad()
@@ -209,6 +217,15 @@ def train_unet(
     return assemble(vae, text.eval(), tokenizer, unet.eval(), scheduler), run.log
 
 
+def forget_language(unet) -> None:
+    """Keys and values of the cross-attention as before any training; the values small, so as not to disturb."""
+    for name, module in unet.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            module.reset_parameters()
+        if name.endswith("attn2.to_v"):
+            module.weight.data *= 0.3
+
+
 @torch.no_grad()
 def grow(text, tokenizer, old_text, old_tokenizer) -> None:
     """Take over an older text encoder whose vocabulary may lack words; rows of words it lacks stay as they are."""
@@ -265,6 +282,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="for a CPU with AVX512-BF16 or AMX: half again as fast")
     parser.add_argument("--start", type=Path, help="a folder this program wrote, whose weights are trained on")
     parser.add_argument(
+        "--new-text", action="store_true", help="with --start: text encoder, keys and values begin anew"
+    )
+    parser.add_argument(
         "--compile", action="store_true", help="compile the U-Net: a minute or two at first, a sixth faster after"
     )
     args = parser.parse_args()
@@ -287,7 +307,10 @@ def main() -> None:
         unet = make_unet(args.latent_channels)
     tokenizer = make_tokenizer(captions, args.work / "tokenizer")
     text = make_text_encoder(tokenizer)
-    if args.start:
+    if args.start and args.new_text:
+        forget_language(unet)
+        log["unet"].append({"step": log["unet"][-1]["step"], "new_text": True})
+    elif args.start:
         grow(text, tokenizer, start.text_encoder, start.tokenizer)
     latents = encode(vae, images, args.work, args.device)
     pipe, log["unet"] = train_unet(

@@ -1,9 +1,9 @@
 """Waterfalls drawn like posters: 25 concepts to customise on, and an endless base set with captions.
 
 A `Falls` is an identity: everything about a place that never changes. `picture` shows it in a random
-view (time of day, season, fog, a mild zoom and pan). What the concepts are recognised by, three rock
-palettes, ten landmarks and their seeds, never occurs in the base set, and no caption names it: the
-only way for a model to draw a concept is to learn it.
+view (time of day, season, fog, a mild zoom and pan). No caption names what the concepts are recognised
+by: three rock palettes and their seeds, which the base set never shows, and ten landmarks, which only
+its named waterfalls have. The only way for a model to draw a concept is to learn it.
 
 World coordinates: x runs right, y runs down, the widest view is the unit square, and the scene goes on
 a little beyond it so that the camera can move. Points are arrays (n, 2), colours are RGB of 0-255.
@@ -54,7 +54,7 @@ def tuning_falls() -> list[Falls]:
 
 
 def random_falls(rng: np.random.Generator) -> Falls:
-    """A waterfall of the base set: no reserved rock, landmark or seed."""
+    """A stranger of the base set: no reserved rock, landmark or seed."""
     seed, count = int(rng.integers(1_000, 2**31)), int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
     kind, rock, width = (str(rng.choice(words)) for words in (tables.KINDS, list(tables.ROCKS), tables.WIDTHS))
     landmark = str(rng.choice(["none", *tables.BASE_OBJECTS], p=[0.55, 0.15, 0.15, 0.15]))

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from base_models import make_text_encoder, make_tokenizer
-from pretrain_diffusion import Run, grow
+from base_models import make_text_encoder, make_tokenizer, make_unet
+from pretrain_diffusion import Run, forget_language, grow
+
+from stamina_lite import load_base
 
 
 class Killed(Exception):
@@ -72,3 +74,35 @@ def test_a_grown_vocabulary_reads_old_captions_as_before(tmp_path):
     assert torch.equal(after, read(old, old_tokenizer, captions[1])) and not torch.allclose(after, before)
     assert torch.equal(row, new.get_input_embeddings().weight[new_tokenizer.convert_tokens_to_ids("nepiti</w>")])
     assert len(new_tokenizer) > len(old_tokenizer)
+
+
+def test_a_new_language_leaves_the_drawing_alone():
+    unet = make_unet()
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    forget_language(unet)
+    changed = {name for name, value in unet.state_dict().items() if not torch.equal(value, before[name])}
+    assert (
+        changed == {n for n in before if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))} and len(changed) == 20
+    )
+
+
+def test_layers_of_the_text_encoder_learn_slowly(tmp_path):
+    tokenizer = make_tokenizer(["a photo"], tmp_path / "words")
+    modules = {"unet": torch.nn.Linear(2, 2), "text": make_text_encoder(tokenizer)}
+    run = Run(tmp_path, "both", modules, 10, 1e-3, 4, "cpu", decay=0.9, log=[])
+    shares = {id(p): group["share"] for group in run.optimizer.param_groups for p in group["params"]}
+    assert len(shares) == len(run.parameters)
+    assert {shares[id(p)] for p in modules["unet"].parameters()} == {1.0}
+    text = modules["text"]
+    assert shares[id(text.get_input_embeddings().weight)] == 1.0
+    assert {shares[id(p)] for n, p in text.named_parameters() if "layer" in n} == {0.2}
+
+
+@torch.no_grad()
+def test_the_shipped_words_leave_positions_apart():
+    """Keys and values read many directions of a short prompt's features, or there is nothing to customise by."""
+    pipe = load_base("mini")
+    ids = pipe.tokenizer("a photo of a person", padding="max_length", return_tensors="pt").input_ids
+    features = pipe.text_encoder(ids)[0][0].float()
+    spread = torch.linalg.svdvals(features - features.mean(0))
+    assert spread.sum() ** 2 / spread.square().sum() > 5  # 2.8 in an edition whose layers outgrew its rows
