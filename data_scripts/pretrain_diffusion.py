@@ -288,6 +288,8 @@ def main() -> None:
         "--compile", action="store_true", help="compile the U-Net: a minute or two at first, a sixth faster after"
     )
     args = parser.parse_args()
+    if args.new_text and not args.start:
+        parser.error("--new-text needs --start FOLDER: without it everything begins anew")
     args.work.mkdir(parents=True, exist_ok=True)
     images = np.load(args.data / "images.npy", mmap_mode="r")
     captions = json.loads((args.data / "captions.json").read_text())
