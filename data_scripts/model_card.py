@@ -39,6 +39,7 @@ a stock class. It draws cartoon people and waterfalls, alone or two in a picture
 
 **Data.** {pictures:,} pictures drawn by `data_scripts/base_set.py`, captions in a vocabulary of about 90 words
 and {names} made-up names, which six subjects of ten have; one caption in ten emptied; {held_out} pictures held out.
+The VAE and the first 18,485 steps saw that set as it was before, with strangers only and without the landmarks.
 **Training.** `python data_scripts/pretrain_diffusion.py`: VAE {vae_steps:,} steps, its decoder {decoder_steps:,} more,
 text encoder and U-Net {unet_steps:,} steps of 16, v-prediction, moving average of the weights.
 {language}{hardware}, about {hours} hours. fp16 weights.
