@@ -79,6 +79,7 @@ def parser() -> Parser:
     p.add_argument("--prompt", required=True, help='for instance "a photo of <person-03>"')
     p.add_argument("-n", type=at_least(1), default=8, help="how many pictures (8)")
     p.add_argument("--seed", type=at_least(0), default=0, help="picture k depends on the seed and k alone (0)")
+    add_guidance(p)
     p.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/images/generated)")
     p.add_argument("--device", help=DEVICE)
 
@@ -86,6 +87,7 @@ def parser() -> Parser:
     p.add_argument("set", metavar="SET", help="mini50, people25, falls25, mini10, tune5, or a folder of concepts")
     p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N")
     p.add_argument("--pictures", type=at_least(2), default=16, metavar="N", help="pictures drawn of a concept (16)")
+    add_guidance(p)
     p.add_argument("--order", default="alternate", choices=("alternate", "people-first", "waterfalls-first"))
     add_run_options(p)
 
@@ -115,6 +117,18 @@ def add_run_options(p: Parser) -> None:
     for name, (kind, text) in SETTINGS.items():
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
     group.add_argument("--soft", dest="hard", action="store_false", default=argparse.SUPPRESS, help="a soft mask")
+
+
+def add_guidance(p: Parser) -> None:
+    p.add_argument("--guidance", type=scale, metavar="W", help="scale of classifier-free guidance; 1 is none")
+
+
+def scale(text: str) -> float:
+    """An argparse type: a number from 1."""
+    number = float(text)
+    if not 1 <= number < float("inf"):  # refuses NaN too
+        raise argparse.ArgumentTypeError(f"must be a number from 1, not {text}")
+    return number
 
 
 def at_least(low: int):
@@ -157,9 +171,11 @@ def generate(args) -> None:
     quiet()
     check_device(args.device)
     learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini"), args.device))
-    pictures = learner.generate(args.prompt, args.n, args.seed)
+    how = drawing(args)
+    pictures = learner.generate(args.prompt, args.n, args.seed, **how)
     folder = args.out or args.folder / "images" / "generated"
-    for path in save_described(pictures, folder, args.prompt, args.seed, args.folder.resolve().name):
+    about = {"prompt": args.prompt, "seed": args.seed, **how, "run": args.folder.resolve().name}
+    for path in save_described(pictures, folder, about):
         print(path)
 
 
@@ -174,8 +190,9 @@ def bench(args) -> None:
     settings = checked_settings(args)
     found = concepts(args.set, args.order.replace("-", " "), args.concepts)
     about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": args.order, "pictures": args.pictures}
+    about |= drawing(args)
     learner = open_learner(args, found, settings, about)
-    evaluation = Evaluation(found, features("lite0"), features("lite0", greyscale=True), args.pictures)
+    evaluation = Evaluation(found, features("lite0"), features("lite0", greyscale=True), args.pictures, **drawing(args))
     results = run_sequence(learner, found, evaluation)
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.3f}"
@@ -229,6 +246,13 @@ def reproduce(args) -> int:
     return 1 if failed else 0
 
 
+def drawing(args) -> dict:
+    """How pictures are drawn: what is not given is as the embedded base likes it."""
+    from .diffusion import GUIDANCE
+
+    return {"guidance": GUIDANCE if args.guidance is None else args.guidance}
+
+
 def checked_settings(args) -> dict:
     """The settings that were given; a wrong one, or an unknown method, is refused before anything is loaded."""
     from .methods import make_method
@@ -267,22 +291,22 @@ def check_device(device: str | None) -> None:
         ) from None
 
 
-def save_described(pictures, folder: Path, prompt: str, seed: int, run: str) -> list[Path]:
+def save_described(pictures, folder: Path, about: dict) -> list[Path]:
     """PNGs that say in their text chunks what they were drawn from; their paths."""
     from PIL.PngImagePlugin import PngInfo
 
     from .data import UserError
 
-    name = "".join(c if c.isalnum() else "-" for c in prompt.lower())[:60].strip("-")
+    name = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for k, picture in enumerate(pictures):
-            about = PngInfo()
-            for key, value in {"prompt": prompt, "seed": seed, "picture": k, "run": run}.items():
-                about.add_itxt(key, str(value))
-            paths.append(folder / f"{name}-seed{seed}-{k:02d}.png")
-            picture.save(paths[-1], pnginfo=about)
+            chunks = PngInfo()
+            for key, value in {**about, "picture": k}.items():
+                chunks.add_itxt(key, str(value))
+            paths.append(folder / f"{name}-seed{about['seed']}-{k:02d}.png")
+            picture.save(paths[-1], pnginfo=chunks)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
     return paths

@@ -15,6 +15,7 @@ from .methods import Method
 
 TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}")
 CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
+GUIDANCE = 3.0  # scale of classifier-free guidance; the default is that of the embedded base
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -160,7 +161,7 @@ class TextToImage:
 
     @torch.no_grad()
     def draw(
-        self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 3.0, batch: int = 64
+        self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = GUIDANCE, batch: int = 64
     ) -> Tensor:
         """One picture a (prompt, seed) pair, depending on its seed alone: (n, 3, H, W) in [-1, 1], on the CPU."""
         check_prompts(prompts, self.pipe.tokenizer)

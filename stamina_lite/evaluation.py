@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import metrics
 from .data import Concept, UserError
+from .diffusion import GUIDANCE
 from .features import Features
 
 PROMPT = "a photo of {}"
@@ -23,11 +24,15 @@ class Evaluation:
     eye; where two such sets meet in a measure the pairs are left out of the cross term, which makes it unbiased again.
     """
 
-    def __init__(self, concepts: list[Concept], features: Features, grey: Features, n: int = 16, steps: int = 20):
+    def __init__(
+        self, concepts: list[Concept], features: Features, grey: Features, n: int = 16, steps: int = 20,
+        guidance: float = GUIDANCE,
+    ):  # fmt: skip
         few = [c.name for c in concepts if len(c.references) < 2]
         if few:
             raise UserError(f"{few[0]} has one picture to measure with: give it two or more")
-        self.concepts, self.features, self.grey, self.n, self.steps = concepts, features, grey, n, steps
+        self.concepts, self.features, self.grey, self.n = concepts, features, grey, n
+        self.drawing = {"steps": steps, "guidance": guidance}
         self.index = {c.name: j for j, c in enumerate(concepts)}
         self.drawn: dict[tuple[int, int], Tensor] = {}  # (i, j) -> features of X_{i,j}
         self.drawn_grey: dict[tuple[int, int], Tensor] = {}
@@ -41,7 +46,7 @@ class Evaluation:
         prompts = [PROMPT.format(c.token) for c in missing for _ in range(self.n)]
         seeds = [picture_seed(learner.seed, c.name, k) for c in missing for k in range(self.n)]
         if prompts:
-            pictures = to_pil(learner.model.draw(prompts, seeds, steps=self.steps))
+            pictures = to_pil(learner.model.draw(prompts, seeds, **self.drawing))
             for m, concept in enumerate(missing):
                 save_pictures(folder / concept.name, pictures[m * self.n : (m + 1) * self.n])
         for concept in wanted:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from stamina_lite import cli
+from stamina_lite.diffusion import GUIDANCE
 from stamina_lite.methods import METHODS, Settings
 from stamina_lite.sequence import ContinualLearner
 
@@ -96,10 +97,14 @@ def test_generate_writes_pictures_that_say_what_they_are(run, tmp_path, capsys):
     assert len(paths) == 2 and sorted(map(str, (tmp_path / "a").iterdir())) == sorted(paths)
     first, second = (Image.open(p) for p in paths)
     assert first.size == (32, 32)
-    assert first.text == {"prompt": "a photo of <amber>", "seed": "3", "picture": "0", "run": "run"}
+    said = {"prompt": "a photo of <amber>", "seed": "3", "guidance": str(GUIDANCE), "picture": "0", "run": "run"}
+    assert first.text == said
     assert not np.array_equal(first, second)
     assert cli.main([*argv, str(tmp_path / "b"), "--seed", "3"]) == 0
     assert np.array_equal(first, Image.open(capsys.readouterr().out.splitlines()[0]))
+    assert cli.main([*argv, str(tmp_path / "c"), "--seed", "3", "--guidance", "9"]) == 0
+    guided = Image.open(capsys.readouterr().out.splitlines()[0])
+    assert guided.text == said | {"guidance": "9.0"} and not np.array_equal(first, guided)
 
 
 def test_generate_stands_where_the_run_stopped(run, tiny, tmp_path, capsys):
@@ -129,6 +134,7 @@ def test_bench_prints_its_results(benched, photos, capsys):
         assert f"{results[key]:.3f}" in line and len(line) > 40
     about = json.loads((out / "run.json").read_text())
     assert about["set"] == photos.name and about["pictures"] == 2 and len(about["set_hash"]) == 64
+    assert about["guidance"] == GUIDANCE
 
 
 def test_report_of_a_run_folder(benched, tmp_path, capsys):
@@ -199,6 +205,8 @@ def test_mistakes_of_the_other_verbs(run, tmp_path, capsys):
     draw = ["generate", run, "--out", tmp_path / "drawn", "--prompt"]
     assert "<berri>" in mistake(capsys, *draw, "a photo of <berri>")
     assert "-n" in mistake(capsys, *draw, "a photo", "-n", "0")
+    for scale in ("0.5", "nan", "much"):
+        assert "--guidance" in mistake(capsys, *draw, "a photo", "--guidance", scale)
     assert "run.json" in mistake(capsys, "generate", tmp_path / "nowhere", "--prompt", "a photo")
     assert "no device tpu9" in mistake(capsys, *draw, "a photo", "--device", "tpu9")
     assert not (tmp_path / "drawn").exists()
