@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from stamina_lite import concepts, load_base, make_method, metrics
 from stamina_lite.checkpoint import write_json
 from stamina_lite.data import ASSETS
-from stamina_lite.diffusion import TextToImage
+from stamina_lite.diffusion import GUIDANCE, TextToImage
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
 from stamina_lite.sequence import fingerprint
@@ -70,6 +70,7 @@ def main() -> None:
     real = [reference_features(c, extractor, 64) for c in every]
     means = torch.nn.functional.normalize(torch.stack([r.mean(0) for r in real]), dim=1)
     about = {"base": fingerprint(load_base(args.base)), "pictures": args.pictures, "seed": args.seed}
+    about["guidance"] = GUIDANCE
     report = begun(args.out, {**about, "settings": settings})
     for method in args.methods:
         rows = report["methods"].setdefault(method, {"each": {}})["each"]

@@ -60,9 +60,9 @@ Held-out pictures and their reconstructions:
 ![Reconstructions](reconstructions.png)
 
 **Limits.** It knows its captions' words and nothing else; other words are spelled in bytes and ignored. Faces are
-rarely whole, small details (glasses, a landmark, the streaks of a waterfall) often wrong, and two subjects sometimes
-share their attributes. Most names bring the colour of hair or the number of falls, none a likeness, and some not even
-a person or a waterfall for certain.
+seldom whole, small details (glasses, a landmark, the streaks of a waterfall) often wrong, and two subjects sometimes
+share their attributes. A name brings colours, hair, rock and water of the one it belongs to, and often the landmark's
+place; it does not bring the face or the landmark's shape.
 People are drawn from kits by several artists: see ATTRIBUTION.md of the repository.
 """
 

@@ -15,7 +15,7 @@ from .methods import Method
 
 TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}")
 CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
-GUIDANCE = 3.0  # scale of classifier-free guidance; the default is that of the embedded base
+GUIDANCE = 1.5  # scale of classifier-free guidance; the default is that of the embedded base
 
 
 def seeded(*numbers: int) -> torch.Generator:

@@ -131,7 +131,7 @@ def test_a_folded_pipeline_is_stock_and_loads_where_we_are_not(tiny, photos, tmp
     tiny.save_pretrained(tmp_path / "model")
     script = (
         "import sys, torch; from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained(sys.argv[1]);"
-        "im = p('a photo of <amber>', num_inference_steps=2, guidance_scale=3.0, "
+        "im = p('a photo of <amber>', num_inference_steps=2, guidance_scale=1.5, "
         "generator=[torch.Generator().manual_seed(100_003)]).images[0]; im.save(sys.argv[2]);"
         "assert not any(m.startswith('stamina_lite') for m in sys.modules)"
     )
