@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -66,6 +67,7 @@ def weight_change(results: list[dict]) -> Figure:
             axis.plot(tasks, mean, color=colour(method), label=method, marker="." if len(tasks) < 12 else None)
             shade_range(axis, series, colour(method))
         axis.set(xlabel="Task t", ylabel=label, ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].legend(frameon=False)
     return figure
 
@@ -81,6 +83,7 @@ def plasticity(results: list[dict]) -> Figure:
         axis.plot(tasks, mean, color=colour(method), linewidth=0.7, alpha=0.6)
         axis.plot(tasks, running_mean(mean), color=colour(method), linewidth=2.2, label=method)
     axis.set(xlabel="Task t", ylabel="MMD² to real pictures, just learned")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False)
     return figure
 

@@ -85,6 +85,13 @@ def test_weight_change_has_a_line_a_method_and_averages_seeds():
     assert "W_init" in left.get_ylabel() and "ΔW" in right.get_ylabel() and left.get_xlabel() == "Task t"
 
 
+@pytest.mark.parametrize("draw", [plots.weight_change, plots.plasticity])
+def test_tasks_are_whole_numbers(draw):
+    for axis in draw([made_up(n=4)]).axes:
+        ticks = axis.get_xticks()
+        assert len(ticks) > 2 and all(tick == round(tick) for tick in ticks)
+
+
 def test_unequal_lengths_are_averaged_as_far_as_they_go():
     tasks, mean = plots.mean_series([[1.0, 2.0, 3.0], [3.0]])
     assert tasks == [1, 2, 3] and mean == [2.0, 2.0, 3.0]
