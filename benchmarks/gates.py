@@ -37,11 +37,9 @@ def pictures(base: str, concept, method: str, n: int, seed: int, settings: dict)
     return model.draw([prompt] * n, [picture_seed(seed, concept.name, k) for k in range(n)])
 
 
-def interval(hits: torch.Tensor, draws: int = 2000) -> list[float]:
-    """95 % bootstrap interval of the accuracy over concepts: the unit that was drawn."""
-    picked = torch.randint(len(hits), (draws, len(hits)), generator=torch.Generator().manual_seed(0))
-    low, high = hits[picked].mean(1).quantile(torch.tensor([0.025, 0.975]))
-    return [round(100 * low.item(), 1), round(100 * high.item(), 1)]
+def interval(hits: torch.Tensor) -> list[float]:
+    """95 % bootstrap interval of the accuracy in per cent, over concepts: the unit that was drawn."""
+    return [round(100 * bound, 1) for bound in metrics.mean_interval(hits.tolist())]
 
 
 def begun(file: Path, about: dict) -> dict:
@@ -70,8 +68,8 @@ def main() -> None:
     real = [reference_features(c, extractor, 64) for c in every]
     means = torch.nn.functional.normalize(torch.stack([r.mean(0) for r in real]), dim=1)
     about = {"base": fingerprint(load_base(args.base)), "pictures": args.pictures, "seed": args.seed}
-    about["guidance"] = GUIDANCE
-    report = begun(args.out, {**about, "settings": settings})
+    about |= {"guidance": GUIDANCE, "settings": make_method("lora", **settings).settings.as_dict()}
+    report = begun(args.out, about)
     for method in args.methods:
         rows = report["methods"].setdefault(method, {"each": {}})["each"]
         for j, concept in enumerate(tqdm(chosen, desc=method)):
@@ -91,6 +89,12 @@ def main() -> None:
         write_json(args.out, report)
         row = report["methods"][method]
         print(f"{method:18s} {row['accuracy']:5.1f} %  {row['interval']}  mmd {row['mmd']:.2f}", flush=True)
+    if {"lora", "ti"} <= set(report["methods"]):
+        lora, token = (report["methods"][m]["each"] for m in ("lora", "ti"))
+        gap = torch.tensor([lora[name]["accuracy"] - token[name]["accuracy"] for name in lora if name in token])
+        found = {"points": round(100 * gap.mean().item(), 1), "interval": interval(gap), "concepts": len(gap)}
+        write_json(args.out, report | {"lora minus ti": found})
+        print(f"LoRA minus token alone: {found['points']} points  {found['interval']}", flush=True)
 
 
 if __name__ == "__main__":

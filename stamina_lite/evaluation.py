@@ -95,6 +95,7 @@ class Evaluation:
         return {
             "a_mmd": metrics.a_mmd([metrics.mmd2(r, x) for r, x in zip(real, final, strict=True)]),
             "f_mmd": metrics.f_mmd(drift) if drift else None,
+            "f_mmd_each": drift,  # of all concepts but the last
             "kid": sum(metrics.kid(r, x) for r, x in zip(real, final, strict=True)) / last,
             "concept_accuracy": accuracy,
             "concept_accuracy_grey": grey,

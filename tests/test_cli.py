@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stamina_lite import cli
+from stamina_lite import cli, metrics
 from stamina_lite.diffusion import GUIDANCE
+from stamina_lite.evaluation import from_folder
+from stamina_lite.features import features
 from stamina_lite.methods import METHODS, Settings
 from stamina_lite.sequence import ContinualLearner
 
@@ -118,7 +120,7 @@ def test_generate_stands_where_the_run_stopped(run, tiny, tmp_path, capsys):
 def benched(tiny_folder, photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "bench"
     argv = ["bench", str(photos), "--method", "lora", "--seed", "1", "--base", str(tiny_folder), "--out", str(out)]
-    argv += ["--concepts", "2", "--pictures", "2", *QUICK]
+    argv += ["--concepts", "2", "--pictures", "2", "--lr", "0.5", *QUICK]
     assert cli.main(argv) == 0
     return out, argv
 
@@ -135,6 +137,16 @@ def test_bench_prints_its_results(benched, photos, capsys):
     about = json.loads((out / "run.json").read_text())
     assert about["set"] == photos.name and about["pictures"] == 2 and len(about["set_hash"]) == 64
     assert about["guidance"] == GUIDANCE
+
+
+def test_the_drift_of_each_concept_can_be_had_again_from_the_pictures(benched):
+    out, _ = benched
+    results = json.loads((out / "results.json").read_text())
+    then, now = (features("lite0")(from_folder(out / f"images/after-{task:03d}/amber")) for task in (1, 2))
+    drift = metrics.mmd2(then, now, paired=True)
+    assert abs(drift) > 1e-4  # the second concept moved the first
+    assert results["f_mmd_each"] == [pytest.approx(drift, abs=1e-5)]
+    assert results["f_mmd"] == pytest.approx(drift, abs=1e-5)
 
 
 def test_report_of_a_run_folder(benched, tmp_path, capsys):

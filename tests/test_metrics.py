@@ -118,6 +118,18 @@ def test_paired_bootstrap_covers_zero_drift_and_uses_that_rows_move_together():
     assert high - low < (plain[1] - plain[0]) / 5  # rows that move together cancel
 
 
+def test_mean_interval_covers_the_truth_and_shrinks_with_more_values():
+    draw = torch.Generator().manual_seed(0)
+    samples = 3 + torch.randn(200, 40, generator=draw)
+    intervals = [metrics.mean_interval(x.tolist(), n=400) for x in samples]
+    covered = sum(low < 3 < high for low, high in intervals) / len(intervals)
+    assert 0.88 < covered < 0.99  # 95 %, and the bootstrap of 40 values is a little narrow
+    low, high = metrics.mean_interval(samples.flatten().tolist(), n=400)
+    assert high - low < 0.2 * min(b - a for a, b in intervals)
+    with pytest.raises(ValueError):
+        metrics.mean_interval([])
+
+
 def test_concept_accuracy_counts_pictures_nearest_to_their_own_mean():
     references = [torch.tensor([[1.0, 0.1], [1.0, -0.1]]), torch.tensor([[0.0, 5.0]])]
     generated = [torch.tensor([[1.0, 0.2], [0.2, 1.0], [1.0, 0.0]]), torch.tensor([[0.1, 0.3]])]

@@ -1,0 +1,72 @@
+"""The table of a long sequence, with 95 % bootstrap intervals over concepts, from the stored results of its methods.
+
+    python benchmarks/table.py results/mini50
+
+"First" and "last" are means over the first and the last fifth of the sequence, of pictures drawn just after learning.
+Below the table stand the differences between the last two methods named, concept by concept.
+"""
+
+import argparse
+from pathlib import Path
+
+from stamina_lite import metrics, plots
+
+HEAD = "| method | A_mmd | F_mmd | accuracy % | when learned % | MMD² when learned, first → last | ‖ΔW‖ first → last |"
+
+
+def spread(values: list[float], digits: int, scale: float = 1.0) -> str:
+    """mean [low, high]"""
+    low, high = metrics.mean_interval(values)
+    mean = sum(values) / len(values)
+    return f"{scale * mean:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def ends(values: list[float]) -> tuple[float, float]:
+    """Means of the first and of the last fifth."""
+    fifth = max(1, len(values) // 5)
+    return sum(values[:fifth]) / fifth, sum(values[-fifth:]) / fifth
+
+
+def final(r: dict) -> list[float]:
+    """MMD² of every concept to its real pictures after the last task."""
+    return list(r["mmd"][str(len(r["tasks"]))].values())
+
+
+def row(r: dict) -> str:
+    cells = [spread(final(r), 2), spread(r["f_mmd_each"], 2)]
+    cells += [spread(r[key], 0, 100) for key in ("concept_accuracy_each", "concept_accuracy_when_learned_each")]
+    cells += [f"{a:.2f} → {b:.2f}" for a, b in (ends(r["plasticity"]), ends(r["step_change"]))]
+    return f"| {r['method']} | " + " | ".join(cells) + " |"
+
+
+def difference(a: dict, b: dict) -> list[str]:
+    """b less a, concept by concept, in every measure that has one value a concept."""
+    fifth = max(1, len(a["tasks"]) // 5)
+
+    def gap(x, y):
+        return [v - u for u, v in zip(x, y, strict=True)]
+
+    learned = "concept_accuracy_when_learned_each"
+    lines = [
+        f"A_mmd {spread(gap(final(a), final(b)), 2)}",
+        f"F_mmd {spread(gap(a['f_mmd_each'], b['f_mmd_each']), 2)}",
+        f"accuracy {spread(gap(a['concept_accuracy_each'], b['concept_accuracy_each']), 0, 100)} points",
+        f"accuracy when learned {spread(gap(a[learned], b[learned]), 0, 100)} points",
+        f"MMD² when learned, last fifth {spread(gap(a['plasticity'], b['plasticity'])[-fifth:], 2)}",
+    ]
+    return [f"{b['method']} less {a['method']}: {line}" for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", type=Path, help="a folder with a run folder, or what is stored of one, a method")
+    parser.add_argument("--methods", nargs="+", default=["ti++", "lora", "c-lora", "stamina"])
+    args = parser.parse_args()
+    shown = [plots.load_results(args.results / m) for m in args.methods]
+    print(HEAD, "|---" * HEAD.count(" |") + "|", *map(row, shown), sep="\n")
+    if len(shown) > 1:
+        print("", *difference(*shown[-2:]), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
