@@ -16,7 +16,7 @@ MASKS = {"mlp": MLPMask, "factors": FactorMask, "free": FreeMask}
 class Settings:
     """How a concept is learned. The defaults are those of the embedded base; a method may start from others."""
 
-    steps: int = 200  # training steps a concept
+    steps: int = 120  # training steps a concept
     batch: int = 8  # pictures a step
     rank: int = 16  # r of A: (D1, r), B: (r, D2); cut to what a small weight allows
     lr: float = 5e-3  # adapters

@@ -109,6 +109,27 @@ def forgetting(results: list[dict]) -> Figure:
     return figure
 
 
+def accuracy(results: list[dict]) -> Figure:
+    """Share of a concept's pictures that are recognised after the last task, by the task in which it was learned.
+
+    Running mean of five tasks; chance is the grey line. Lower on the left: early concepts were forgotten; lower on the
+    right: late ones were not learned. Raises UserError when no run has got to its last task.
+    """
+    finished = [r for r in results if "concept_accuracy_each" in r]
+    if not finished:
+        raise UserError("no run is finished, so there are no accuracies yet: let one end first")
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for method, runs in by_method(finished).items():
+        tasks, mean = mean_series([r["concept_accuracy_each"] for r in runs])
+        axis.plot(tasks, running_mean(mean), color=colour(method), label=method)
+    axis.axhline(1 / len(tasks), color="#777777", linewidth=0.8)
+    axis.set(xlabel="Task in which the concept was learned", ylabel="Accuracy at the end, mean of 5 concepts")
+    axis.set_ylim(0, 1.02)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    return figure
+
+
 def then_and_now(results: dict) -> list[tuple[float, float]]:
     """(MMD² when just learned, MMD² after the last task) of every concept but the last; empty for an unfinished run."""
     then, last = results["plasticity"], len(results["tasks"])

@@ -159,7 +159,7 @@ def test_methods_and_info(capsys):
     assert cli.main(["methods"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[: len(METHODS)]] == [*METHODS]
-    assert "forget=3.0" in printed and "steps=200" in printed
+    assert "forget=3.0" in printed and "steps=120" in printed
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
     assert torch.__version__.split("+")[0] in printed and "mini50" in printed and "CPU" in printed

@@ -121,6 +121,16 @@ def test_forgetting_of_unfinished_runs_is_refused():
     assert not plt.get_fignums()
 
 
+def test_accuracy_is_drawn_by_task_against_chance():
+    each = [1.0, 0.5, 0.0, 0.0, 0.0, 0.0]
+    (axis,) = plots.accuracy([made_up("lora", n=6) | {"concept_accuracy_each": each}, made_up("c-lora", n=6)]).axes
+    assert lines(axis)["lora"] == pytest.approx([1, 0.75, 0.5, 0.375, 0.3, 0.1])
+    assert "c-lora" not in lines(axis)  # not finished: it has no accuracies
+    assert axis.lines[-1].get_ydata()[0] == pytest.approx(1 / 6)
+    with pytest.raises(UserError, match="no run is finished"):
+        plots.accuracy([made_up("c-lora")])
+
+
 def test_pairwise_overlap_is_that_of_metrics():
     rows = (
         torch.rand(5, 300, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.1, 0.9, 5)[:, None]

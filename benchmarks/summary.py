@@ -1,13 +1,16 @@
-"""The table of a long sequence, with 95 % bootstrap intervals over concepts, from the stored results of its methods.
+"""Table and figures of a long sequence from the stored results of its methods, written beside them.
 
-    python benchmarks/table.py results/mini50
+    python benchmarks/summary.py results/mini50
 
-"First" and "last" are means over the first and the last fifth of the sequence, of pictures drawn just after learning.
-Below the table stand the differences between the last two methods named, concept by concept.
+Writes table.md (95 % bootstrap intervals over concepts; "first" and "last" are means over the first and the last fifth
+of the sequence; below it the differences between the last two methods named, concept by concept), weight_change.png,
+plasticity.png, forgetting.png, accuracy.png, and sheets of an early, a middle and a late concept of every method.
 """
 
 import argparse
 from pathlib import Path
+
+import matplotlib.pyplot as plt
 
 from stamina_lite import metrics, plots
 
@@ -57,15 +60,36 @@ def difference(a: dict, b: dict) -> list[str]:
     return [f"{b['method']} less {a['method']}: {line}" for line in lines]
 
 
+def sheets(home: Path, r: dict) -> None:
+    """An early, a middle and a late person and waterfall: when just learned, and drawn by the final model."""
+    tasks = r["tasks"]
+    middle = len(tasks) // 2
+    names = dict.fromkeys([*tasks[:2], *tasks[middle : middle + 2], *tasks[-2:]])
+    save(plots.run_sheet(home / r["method"], names, columns=4), home / f"sheet-{r['method']}.png", 80)
+
+
+def save(figure: plt.Figure, file: Path, dpi: int = 110) -> None:
+    figure.savefig(file, dpi=dpi)
+    plt.close(figure)
+    print(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("results", type=Path, help="a folder with a run folder, or what is stored of one, a method")
+    parser.add_argument("results", type=Path, help="a folder with what is stored of a run, one folder a method")
     parser.add_argument("--methods", nargs="+", default=["ti++", "lora", "c-lora", "stamina"])
     args = parser.parse_args()
     shown = [plots.load_results(args.results / m) for m in args.methods]
-    print(HEAD, "|---" * HEAD.count(" |") + "|", *map(row, shown), sep="\n")
+    lines = [HEAD, "|---" * HEAD.count(" |") + "|", *map(row, shown)]
     if len(shown) > 1:
-        print("", *difference(*shown[-2:]), sep="\n")
+        lines += ["", *(f"- {line}" for line in difference(*shown[-2:]))]
+    table = args.results / "table.md"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(*lines, table, sep="\n")
+    for draw in (plots.weight_change, plots.plasticity, plots.forgetting, plots.accuracy):
+        save(draw(shown), args.results / f"{draw.__name__}.png")
+    for r in shown:
+        sheets(args.results, r)
 
 
 if __name__ == "__main__":
