@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stamina_lite.checkpoint import write_json
 
+SETTINGS = ("steps", "lr", "lr_token", "forget", "sparse")  # always told: a default may change
 COLUMNS = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
 
 
@@ -37,7 +38,9 @@ def main() -> None:
             command += ["--seed", str(seed), "--pictures", str(args.pictures), "--out", str(run)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             results = json.loads((run / "results.json").read_text())
-            rows.append({**options, "seed": seed, **{c: round(results[c], 4) for c in COLUMNS}})
+            about = json.loads((run / "run.json").read_text())
+            told = {k: about["settings"][k] for k in SETTINGS} | {"guidance": about["guidance"]}
+            rows.append({**options, **told, "seed": seed, **{c: round(results[c], 4) for c in COLUMNS}})
             density = results["mask_density"][-1]
             if density is not None:
                 rows[-1]["mask_density"] = round(density, 4)

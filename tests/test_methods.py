@@ -95,8 +95,9 @@ def test_each_method_differs_as_its_name_says(name, masked, token, forget, adapt
     assert isinstance(adapter, MaskedLowRank) == masked
     assert type(method.token(torch.zeros(6), generator())) is token
     assert (method.settings.forget > 0) == forget
+    assert (method.settings.sparse > 0) == masked
     if adapts:
-        penalty = method.penalty(second_task(method))
+        penalty = make_method(name, sparse=0.0).penalty(second_task(method))
         assert (penalty is not None and penalty.item() > 0) == forget
 
 
