@@ -39,7 +39,7 @@ def main() -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             results = json.loads((run / "results.json").read_text())
             about = json.loads((run / "run.json").read_text())
-            told = {k: about["settings"][k] for k in SETTINGS} | {"guidance": about["guidance"]}
+            told = {k: about["settings"][k] for k in SETTINGS} | {k: about[k] for k in ("guidance", "pictures")}
             rows.append({**options, **told, "seed": seed, **{c: round(results[c], 4) for c in COLUMNS}})
             density = results["mask_density"][-1]
             if density is not None:
