@@ -32,7 +32,7 @@ def write_run(folder, results=None, **about):
 def measured(method="lora", n=3, **changed) -> dict:
     cost = {"n_param": {"train": 0.5, "store": 0.0}, "seconds": [30.0] * n, "peak_memory": [2**30] * n}
     measures = {key: 0.111 * k for k, key in enumerate(MEASURES, 1)}
-    return made_up(method, n) | cost | measures | changed
+    return made_up(method, n) | cost | measures | {"concept_accuracy_each": [0.25] * n} | changed
 
 
 class Page(HTMLParser):
@@ -69,8 +69,8 @@ def test_report_compares_runs_and_stands_alone(tmp_path, capsys):
     assert "0.987" in page.text and "0.111" in page.text and "–" in page.text and "1.5 min" in page.text
     assert "versions.torch" in page.text and "9.9" in page.text and "settings.rank" in page.text
     assert "../runs/a" in page.text and "../runs/deep/b" in page.text and str(tmp_path) not in out.read_text()
-    # three curves of both runs, and a sheet of each, all within the page
-    assert len(page.sources) == 5 and all(s.startswith("data:image/png;base64,") for s in page.sources)
+    # four figures of both runs, and a sheet of each, all within the page
+    assert len(page.sources) == 6 and all(s.startswith("data:image/png;base64,") for s in page.sources)
     assert base64.b64decode(page.sources[0].split(",")[1])[:8] == b"\x89PNG\r\n\x1a\n"
     assert "mini10: lora, stamina" in page.text
     assert not re.search(r"https?://", out.read_text())
@@ -81,7 +81,7 @@ def test_runs_of_different_sets_share_no_figure(tmp_path):
     write_run(tmp_path / "b", measured(), set="tune5")
     page = Page(write_report([tmp_path], tmp_path / "r.html").read_text())
     assert "mini10: lora\n" in page.text and "tune5: lora\n" in page.text
-    assert len(page.sources) == 2 * 3 + 2
+    assert len(page.sources) == 2 * 4 + 2
 
 
 def test_unfinished_runs_are_listed(tmp_path):
