@@ -40,7 +40,8 @@ def main() -> None:
             results = json.loads((run / "results.json").read_text())
             about = json.loads((run / "run.json").read_text())
             told = {k: about["settings"][k] for k in SETTINGS} | {k: about[k] for k in ("guidance", "pictures")}
-            rows.append({**options, **told, "seed": seed, **{c: round(results[c], 4) for c in COLUMNS}})
+            told |= {k: v for k, v in options.items() if k not in told}
+            rows.append({**told, "seed": seed, **{c: round(results[c], 4) for c in COLUMNS}})
             density = results["mask_density"][-1]
             if density is not None:
                 rows[-1]["mask_density"] = round(density, 4)
