@@ -3,8 +3,9 @@
     python benchmarks/summary.py results/mini50
 
 Writes table.md (95 % bootstrap intervals over concepts; "first" and "last" are means over the first and the last fifth
-of the sequence; below it the differences between the last two methods named, concept by concept), weight_change.png,
-plasticity.png, forgetting.png, accuracy.png, and sheets of an early, a middle and a late concept of every method.
+of the sequence; below it, concept by concept, the differences from the first method named and between the last two),
+weight_change.png, plasticity.png, forgetting.png, accuracy.png, and a sheet of early, middle and late concepts of every
+method.
 """
 
 import argparse
@@ -81,8 +82,9 @@ def main() -> None:
     args = parser.parse_args()
     shown = [plots.load_results(args.results / m) for m in args.methods]
     lines = [HEAD, "|---" * HEAD.count(" |") + "|", *map(row, shown)]
-    if len(shown) > 1:
-        lines += ["", *(f"- {line}" for line in difference(*shown[-2:]))]
+    pairs = [(shown[0], r) for r in shown[1:]] + ([(shown[-2], shown[-1])] if len(shown) > 2 else [])
+    for a, b in pairs:
+        lines += ["", *(f"- {line}" for line in difference(a, b))]
     table = args.results / "table.md"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(*lines, table, sep="\n")
