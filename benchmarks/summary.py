@@ -56,7 +56,10 @@ def difference(a: dict, b: dict) -> list[str]:
         f"F_mmd {spread(gap(a['f_mmd_each'], b['f_mmd_each']), 2)}",
         f"accuracy {spread(gap(a['concept_accuracy_each'], b['concept_accuracy_each']), 0, 100)} points",
         f"accuracy when learned {spread(gap(a[learned], b[learned]), 0, 100)} points",
+        f"MMD² when learned, first fifth {spread(gap(a['plasticity'], b['plasticity'])[:fifth], 2)}",
         f"MMD² when learned, last fifth {spread(gap(a['plasticity'], b['plasticity'])[-fifth:], 2)}",
+        f"accuracy when learned, first fifth {spread(gap(a[learned], b[learned])[:fifth], 0, 100)} points",
+        f"accuracy when learned, last fifth {spread(gap(a[learned], b[learned])[-fifth:], 0, 100)} points",
     ]
     return [f"{b['method']} less {a['method']}: {line}" for line in lines]
 
