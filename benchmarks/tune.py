@@ -1,8 +1,10 @@
-"""Hyper-parameters are chosen on tune5, whose five identities serve for nothing else: one run a row of a grid.
+"""Hyper-parameters are chosen on tune5, whose five concepts serve for nothing else: six trials a method, for all alike.
 
-    python benchmarks/tune.py c-lora forget=0.03,0.3,3,30 lr=0.002,0.005 --out results/tuning
+    python benchmarks/tune.py c-lora stamina --out results/tuning
 
-Every combination is a `bench tune5` run, resumable; the table that is written holds all of them, not only the best.
+Four trials over what is the method's own (its λ, its density, or its rates where it has nothing else), then two at half
+and at twice a rate, the rest as in the best of the four. A trial is one `bench tune5` run, resumable; the lowest A_mmd
+is chosen. Every trial is stored, not only the best.
 """
 
 import argparse
@@ -13,43 +15,70 @@ import sys
 from pathlib import Path
 
 from stamina_lite.checkpoint import write_json
+from stamina_lite.methods import make_method
 
-SETTINGS = ("steps", "lr", "lr_token", "forget", "sparse")  # always told: a default may change
-COLUMNS = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
+OWN = {  # four combinations each
+    "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},
+    "c-lora": {"forget": (0.03, 0.3, 3.0, 30.0)},
+    "stamina": {"forget": (3.0, 30.0), "sparse": (0.0, 0.1)},
+    "ti": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
+    "ti++": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
+    "dreambooth": {"lr": (3e-5, 1e-4, 3e-4, 1e-3)},
+    "replay": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
+    "custom-diffusion": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
+    "custom-diffusion-merge": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
+    "custom-diffusion-ewc": {"forget": (1e2, 1e4, 1e6, 1e8)},
+    "offline": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
+    "lora-scaled": {"decay": (0.25, 0.5, 1.0, 2.0)},
+    "lora-orthogonal": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},
+    "lora-pruned": {"density": (0.03, 0.1, 0.3, 0.6)},
+}
+RATE = {  # which rate is then halved and doubled; "lr" where nothing else stands here
+    **dict.fromkeys(("replay", "custom-diffusion", "custom-diffusion-merge", "offline", "dreambooth"), "lr_token"),
+    **dict.fromkeys(("ti", "ti++"), "lr_token"),
+}
+# How far, where that rate was searched already: between its values. Elsewhere by 2.
+SCALE = dict.fromkeys(("ti", "ti++", "lora", "lora-orthogonal"), 2**0.5)
+MEASURES = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
+
+
+def trial(method: str, options: dict, args) -> dict:
+    """Run one trial, or find it done; its row."""
+    run = args.runs / "-".join([method, *(f"{k}={v:g}" for k, v in options.items())])
+    command = [sys.executable, "-m", "stamina_lite.cli", "bench", "tune5", "--method", method]
+    command += [word for k, v in options.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    command += ["--seed", str(args.seed), "--pictures", str(args.pictures), "--out", str(run)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    results, about = (json.loads((run / name).read_text()) for name in ("results.json", "run.json"))
+    row = {"options": options, **{m: round(results[m], 4) for m in MEASURES if results[m] is not None}}
+    row["last step / first"] = round(results["step_change"][-1] / (results["step_change"][0] or 1), 3)
+    row["mask_density"] = results["mask_density"][-1]
+    row |= {key: about[key] for key in ("settings", "guidance", "pictures", "seed", "base", "versions", "device")}
+    print(f"{run.name:50s} " + "  ".join(f"{m} {row[m]}" for m in MEASURES if m in row), flush=True)
+    return row
+
+
+def best(rows: list[dict]) -> dict:
+    return min(rows, key=lambda row: row["a_mmd"])["options"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("method")
-    parser.add_argument("grid", nargs="*", help="setting=value,value,...")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("methods", nargs="+", choices=[*OWN])
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--runs", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--out", type=Path, default=Path("results/tuning"))
     args = parser.parse_args()
-    names = [g.split("=")[0] for g in args.grid]
-    rows = []
-    for values in itertools.product(*(g.split("=")[1].split(",") for g in args.grid)):
-        options = dict(zip(names, values, strict=True))
-        for seed in args.seeds:
-            run = args.runs / "-".join([args.method, *(f"{k}{v}" for k, v in options.items()), f"seed{seed}"])
-            command = [sys.executable, "-m", "stamina_lite.cli", "bench", "tune5", "--method", args.method]
-            command += [word for k, v in options.items() for word in (f"--{k.replace('_', '-')}", v)]
-            command += ["--seed", str(seed), "--pictures", str(args.pictures), "--out", str(run)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            results = json.loads((run / "results.json").read_text())
-            about = json.loads((run / "run.json").read_text())
-            told = {k: about["settings"][k] for k in SETTINGS} | {k: about[k] for k in ("guidance", "pictures")}
-            told |= {k: v for k, v in options.items() if k not in told}
-            rows.append({**told, "seed": seed, **{c: round(results[c], 4) for c in COLUMNS}})
-            density = results["mask_density"][-1]
-            if density is not None:
-                rows[-1]["mask_density"] = round(density, 4)
-            print("  ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f"{args.method}.json"
-    kept = json.loads(file.read_text()) if file.exists() else []
-    write_json(file, kept + [row for row in rows if row not in kept])
+    for method in args.methods:
+        grid = [dict(zip(OWN[method], values, strict=True)) for values in itertools.product(*OWN[method].values())]
+        rows = [trial(method, options, args) for options in grid]
+        rate, scale = RATE.get(method, "lr"), SCALE.get(method, 2.0)
+        found = best(rows)
+        middle = found.get(rate, getattr(make_method(method).settings, rate))
+        rows += [trial(method, {**found, rate: round(middle * s, 6)}, args) for s in (1 / scale, scale)]
+        write_json(args.out / f"{method}.json", {"method": method, "chosen": best(rows), "trials": rows})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Low-rank and masked low-rank changes of a weight, as torch parametrizations: W_t = W_{t-1} + (A_t B_t) ⊙ M_t.
+"""Changes of a weight as torch parametrizations; low rank and masked, W_t = W_{t-1} + (A_t B_t) ⊙ M_t, or full.
 
 While a task is learned the module's own forward computes the equation; afterwards it is folded into the weight and
 nothing of ours is left.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,23 @@ class MaskedLowRank(LowRank):
 
     def delta(self) -> Tensor:
         return super().delta() * self.mask()
+
+
+class Full(nn.Module):
+    """W + D, D of the weight's own shape, from zero: plain fine-tuning, written as a change like the others.
+
+    weight: any shape, only its shape, layout and device are used. D is fp32 whatever the weight is.
+    """
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.D = nn.Parameter(torch.zeros_like(weight, dtype=torch.float32))
+
+    def delta(self) -> Tensor:
+        return self.D
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.D.to(weight.dtype)
 
 
 class Mask(nn.Module):
@@ -128,42 +145,66 @@ class FreeMask(Mask):
         return self.Z.chunk(2, dim=1)
 
 
+class RandomMask(Mask):
+    """A fixed mask, drawn once: `density` of the weights are open, nothing of it is learned. An ablation [ours]."""
+
+    def __init__(self, shape, density: float, generator: torch.Generator | None = None, **options):
+        super().__init__(shape, **options)
+        self.register_buffer("open", torch.rand(self.shape, generator=generator) < density)
+
+    def forward(self) -> Tensor:
+        return self.open.float()
+
+    def sparsity(self) -> Tensor:
+        return torch.zeros((), device=self.open.device)  # there is nothing to press on
+
+
 class Layer:
-    """One linear layer over a sequence of tasks: its first weight, its present one (both fp32), its adapter now.
+    """One weight over a sequence of tasks: as it was at first, as it is now (both fp32), its adapter while a task is
+    learned, and what a method keeps of past tasks beside it (`memory`, empty for most).
 
     Adapting leaves every other parameter alone; folding is the only place that writes a base weight, and it does so in
     fp32 whatever the model's precision, so that fifty folds do not drift.
     """
 
-    def __init__(self, name: str, module: nn.Linear):
-        self.name, self.module = name, module
-        self.start = module.weight.detach().float().clone()
+    def __init__(self, name: str, module: nn.Module, parameter: str = "weight"):
+        self.name, self.module, self.parameter = name, module, parameter
+        self.start = self.weight.detach().float().clone()
         self.current = self.start.clone()
-        self.adapter: LowRank | None = None
+        self.adapter: LowRank | Full | None = None
         self.past = torch.zeros_like(self.start)
+        self.memory: dict[str, Tensor] = {}
 
-    def attach(self, adapter: LowRank) -> None:
+    @property
+    def weight(self) -> Tensor:
+        """The module's own tensor; with its adapter on, the changed one."""
+        return getattr(self.module, self.parameter)
+
+    def attach(self, adapter: LowRank | Full) -> None:
         """Put an adapter on the weight. The optimizer is made after this."""
         self.adapter = adapter
-        parametrize.register_parametrization(self.module, "weight", adapter)
-        self.module.parametrizations.weight.original.requires_grad_(False)
+        parametrize.register_parametrization(self.module, self.parameter, adapter)
+        self.module.parametrizations[self.parameter].original.requires_grad_(False)
 
     def delta(self) -> Tensor:
         """A_t B_t ⊙ M_t of the task being learned: (D1, D2)."""
         return self.adapter.delta()
 
     @torch.no_grad()
-    def fold(self) -> Tensor:
-        """W_t = W_{t-1} + ΔW_t, written into the weight; returns ΔW_t (D1, D2) and leaves the module stock."""
+    def fold(self, change: Callable[[Tensor], Tensor] = lambda delta: delta) -> Tensor:
+        """W_t = W_{t-1} + ΔW_t, written into the weight; returns ΔW_t (D1, D2) and leaves the module stock.
+
+        change: what is made of the learned ΔW_t before it is folded.
+        """
         self.adapter.eval()
-        delta = self.adapter.delta()
+        delta = change(self.adapter.delta())
         self.withdraw()
         self.restore(self.current + delta)
         return delta
 
     def withdraw(self) -> None:
         """Take the adapter off and leave the weight as it was before the task."""
-        parametrize.remove_parametrizations(self.module, "weight", leave_parametrized=False)
+        parametrize.remove_parametrizations(self.module, self.parameter, leave_parametrized=False)
         self.adapter = None
 
     @torch.no_grad()
@@ -171,7 +212,7 @@ class Layer:
         """Set the present weight to an fp32 (D1, D2) tensor: what folding and resuming have in common."""
         self.current = weight.to(self.start)
         self.past = self.current - self.start  # Σ_{t'<t} A_t' B_t'
-        self.module.weight.copy_(self.current)
+        self.weight.copy_(self.current)
 
 
 def layers_of(model: nn.Module, endings: Iterable[str]) -> list[Layer]:
@@ -183,3 +224,10 @@ def layers_of(model: nn.Module, endings: Iterable[str]) -> list[Layer]:
             f"no linear layer of this {type(model).__name__} ends in {', '.join(endings)}: nothing to adapt"
         )
     return found
+
+
+def every_weight(model: nn.Module) -> list[Layer]:
+    """All parameters of a model, weights and biases, as layers."""
+    modules = dict(model.named_modules())
+    split = [name.rpartition(".") for name, _ in model.named_parameters()]
+    return [Layer(f"{home}.{own}", modules[home], own) for home, _, own in split]

@@ -23,6 +23,11 @@ SETTINGS = {
     "mask": (str, "what makes the mask: mlp, factors or free"),
     "mask-rank": (int, "rank of what makes the mask"),
     "temperature": (float, "of the mask's Gumbel-softmax"),
+    "density": (float, "share of weights that a random mask leaves open, or that pruning keeps"),
+    "decay": (float, "p of the scaled merge: task t's update is folded times t^-p"),
+    "prior": (float, "weight of the loss on pictures the model drew itself"),
+    "drawn": (int, "how many pictures it draws for that"),
+    "prior-prompts": (str, "what the base draws of for that, with ; between"),
 }
 DEVICE = "cpu or cuda (cuda where there is one)"
 
@@ -86,9 +91,13 @@ def parser() -> Parser:
     p = verb(bench)
     p.add_argument("set", metavar="SET", help="mini50, people25, falls25, mini10, tune5, or a folder of concepts")
     p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N")
+    p.add_argument(
+        "--stages", type=at_least(1), nargs="+", default=[], metavar="N", help="measure after N concepts too"
+    )
     p.add_argument("--pictures", type=at_least(2), default=16, metavar="N", help="pictures drawn of a concept (16)")
     add_guidance(p)
     p.add_argument("--order", default="alternate", choices=("alternate", "people-first", "waterfalls-first"))
+    p.add_argument("--shuffle", type=at_least(0), default=0, metavar="S", help="mix the order within each kind (0: no)")
     add_run_options(p)
 
     p = verb(report)
@@ -160,7 +169,10 @@ def learn(args) -> None:
         if names.count(concept.name.lower()) > 1:
             raise UserError(f"{concept.name} is in two of the folders: rename one of them")
     learner = open_learner(args, found, settings, {"set": None})
-    for concept in found:
+    if learner.method.joint:
+        for record in learner.learn_jointly(found):
+            print(f"{record['concept']}  loss {record['loss']:.4f}  {record['seconds']:.0f} s", flush=True)
+    for concept in [] if learner.method.joint else found:
         new = all(record["concept"] != concept.name for record in learner.records)
         record = learner.learn(concept)
         how = f"loss {record['loss']:.4f}  {record['seconds']:.0f} s" if new else "learned already"
@@ -193,11 +205,13 @@ def bench(args) -> None:
     from .sequence import run_sequence
 
     settings = checked_settings(args)
-    found = concepts(args.set, args.order.replace("-", " "), args.concepts)
+    found = concepts(args.set, args.order.replace("-", " "), args.concepts, args.shuffle)
     about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": args.order, "pictures": args.pictures}
+    about |= {"shuffle": args.shuffle, "stages": args.stages}
     about |= drawing(args)
     learner = open_learner(args, found, settings, about)
-    evaluation = Evaluation(found, features("lite0"), features("lite0", greyscale=True), args.pictures, **drawing(args))
+    extractors = features("lite0"), features("lite0", greyscale=True)
+    evaluation = Evaluation(found, *extractors, args.pictures, **drawing(args), stages=args.stages)
     results = run_sequence(learner, found, evaluation)
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.3f}"
@@ -242,7 +256,7 @@ def info(args) -> None:
 
 
 def reproduce(args) -> int:
-    """Run the notebooks of a preset; what is done already is kept."""
+    """Run the notebooks of a preset, or the runs of a grid; what is done already is kept."""
     from .reproduce import reproduce as run_preset
 
     failed = run_preset(args.preset, args.out, args.engine, args.workers)

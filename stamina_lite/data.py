@@ -6,6 +6,7 @@ pictures are (greyscale, CMYK, 16-bit, transparent, rotated by EXIF, huge), a mo
 
 import hashlib
 import json
+import random
 import re
 import struct
 import warnings
@@ -51,32 +52,41 @@ class Concept:
         return torch.stack([read_image(path, size) for path in self.references])
 
 
-def concepts(source: str | Path, order: str = "alternate", count: int | None = None) -> list[Concept]:
+def concepts(source: str | Path, order: str = "alternate", count: int | None = None, shuffle: int = 0) -> list[Concept]:
     """The concepts of an embedded set (a name of SETS) or of a user's folder, in the order in which they are learned.
 
     A user's folder has one sub-folder of pictures a concept, taken in the order of their names; or it has pictures
     itself and is one concept. A folder of the same shape beside it, FOLDER-references, holds pictures to measure with;
     without it the training pictures serve for both. `order` is for the embedded sets; `count` keeps the first so many.
+    shuffle: a seed by which people change places with people and waterfalls with waterfalls (of a user's folder, any
+    with any); 0 leaves them as they are.
 
     Raises UserError, also for a picture that cannot be read: better now than after hours of learning.
     """
     if order not in ORDERS:
         raise UserError(f"unknown order {order!r}: choose {', '.join(ORDERS)}")
     if source in SETS:
-        found = embedded(source, order)
+        found = embedded(source, order, shuffle)
     elif order != "alternate":
         raise UserError(f"order {order!r} is for embedded sets only: leave it out, folders are taken by name")
     else:
         found = from_folder(Path(source))
+        found = random.Random(shuffle).sample(found, len(found)) if shuffle else found
     if count is not None and not 1 <= count <= len(found):
         raise UserError(f"{count} concepts asked for, {source} has {len(found)}: choose 1 to {len(found)}")
     return found[:count]
 
 
-def embedded(name: str, order: str) -> list[Concept]:
+def embedded(name: str, order: str, shuffle: int = 0) -> list[Concept]:
     """A set that comes with the package, as its manifest lists it."""
     manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
-    names, entries = manifest["sets"][name], manifest["concepts"]
+    names, entries = list(manifest["sets"][name]), manifest["concepts"]
+    kinds = [entries[n]["kind"] for n in names]
+    for kind in dict.fromkeys(kinds) if shuffle else ():
+        places = [k for k, other in enumerate(kinds) if other == kind]
+        mixed = [names[k] for k in random.Random(shuffle).sample(places, len(places))]
+        for place, n in zip(places, mixed, strict=True):
+            names[place] = n
     first = {"people first": "person", "waterfalls first": "waterfall"}.get(order)
     if first:
         names = sorted(names, key=lambda n: entries[n]["kind"] != first)  # stable: each kind keeps its order

@@ -1,75 +1,13 @@
 """Every method of the text-to-image tables: a short class that says how it differs, and no more."""
 
-from dataclasses import asdict, dataclass, fields, replace
-
 import torch
-from torch import Tensor, nn
 
-from .adapters import FactorMask, FreeMask, Layer, LowRank, MaskedLowRank, MLPMask
+from .adapters import Full, Layer, MaskedLowRank
+from .closed_form import fisher_diagonal, merge
 from .data import UserError
-from .tokens import MLP, Vector
-
-MASKS = {"mlp": MLPMask, "factors": FactorMask, "free": FreeMask}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a concept is learned. The defaults are those of the embedded base; a method may start from others."""
-
-    steps: int = 120  # training steps a concept
-    batch: int = 8  # pictures a step
-    rank: int = 16  # r of A: (D1, r), B: (r, D2); cut to what a small weight allows
-    lr: float = 5e-3  # adapters
-    lr_token: float = 2e-2  # token row or token MLP
-    forget: float = 0.0  # λ of L_forget
-    sparse: float = 0.0  # λ of L_sparse
-    mask: str = "mlp"  # what makes the mask's logits: mlp, factors or free
-    mask_rank: int = 16
-    temperature: float = 1.0  # τ of the Gumbel-softmax
-    hard: bool = True  # a binary mask, or a soft one
-
-    def __post_init__(self):
-        for name in ("steps", "batch", "rank", "mask_rank", "temperature", "lr", "lr_token"):
-            if not getattr(self, name) > 0:  # refuses NaN too
-                raise UserError(f"{name} must be above zero, not {getattr(self, name)}")
-        for name in ("forget", "sparse"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must be zero or more, not {getattr(self, name)}")
-        if self.mask not in MASKS:
-            raise UserError(f"unknown mask {self.mask}: choose one of {', '.join(MASKS)}")
-
-    def changed(self, **options) -> "Settings":
-        """A copy with some settings changed; unknown ones are refused."""
-        known = {f.name for f in fields(self)}
-        for name in options:
-            if name not in known:
-                raise UserError(f"unknown setting {name}: choose from {', '.join(sorted(known))}")
-        return replace(self, **options)
-
-    def as_dict(self) -> dict:
-        return asdict(self)
-
-
-class Method:
-    """What a method trains and what it penalises. As it stands: a low-rank change, a token row, no penalty."""
-
-    name = ""
-    defaults: dict = {}
-
-    def __init__(self, **options):
-        self.settings = Settings().changed(**{**self.defaults, **options})
-
-    def adapter(self, weight: Tensor, generator: torch.Generator) -> LowRank | None:
-        """The change of a K or V matrix (D1, D2), or None where weights stay as they are."""
-        return LowRank(weight, min(self.settings.rank, *weight.shape), generator)
-
-    def token(self, start: Tensor, generator: torch.Generator) -> nn.Module:
-        """What produces the token's row from a random start (width,)."""
-        return Vector(start, generator)
-
-    def penalty(self, layer: Layer) -> Tensor | None:
-        """What a layer adds to the loss, weighed by its λ: a scalar, or None."""
-        return None
+from .method import MASKS, Method
+from .pictures import PROMPT, described
+from .tokens import MLP
 
 
 class LoRA(Method):
@@ -82,7 +20,7 @@ class CLoRA(Method):
     """LoRA with self-regularisation (C-LoRA, eqs. 1-3 [paper])."""
 
     name = "c-lora"
-    defaults = {"forget": 0.3}  # this and STAMINA's: lowest A_mmd on tune5, results/tuning
+    defaults = {"forget": 0.3}  # this and the other values: lowest A_mmd on tune5, results/tuning
 
     def penalty(self, layer):
         return self.settings.forget * l_forget(layer)
@@ -94,11 +32,14 @@ class Stamina(Method):
     name = "stamina"
     defaults = {"forget": 3.0, "sparse": 0.1}
 
-    def adapter(self, weight, generator):
-        s = self.settings
-        options = {"rank": min(s.mask_rank, *weight.shape)} if s.mask != "free" else {}
-        mask = MASKS[s.mask](weight.shape, generator=generator, temperature=s.temperature, hard=s.hard, **options)
-        return MaskedLowRank(weight, min(s.rank, *weight.shape), mask, generator)
+    def adapter(self, layer, generator):
+        s, shape = self.settings, layer.current.shape
+        options = {"temperature": s.temperature, "hard": s.hard, "generator": generator}
+        if s.mask in ("mlp", "factors"):
+            options["rank"] = min(s.mask_rank, *shape)
+        if s.mask == "random":
+            options["density"] = s.density
+        return MaskedLowRank(layer.current, min(s.rank, *shape), MASKS[s.mask](shape, **options), generator)
 
     def token(self, start, generator):
         return MLP(start, generator)
@@ -138,12 +79,94 @@ class StaminaNoForget(Stamina):
     defaults = {**Stamina.defaults, "forget": 0.0}
 
 
+class StaminaNoSparsity(Stamina):
+    """Ablation: nothing presses on the masks."""
+
+    name = "stamina-no-sparsity"
+    defaults = {**Stamina.defaults, "sparse": 0.0}
+
+
+class StaminaSoftMask(Stamina):
+    """Ablation: the mask keeps its soft values, while training and when folded."""
+
+    name = "stamina-soft-mask"
+    defaults = {**Stamina.defaults, "hard": False}
+
+
+class StaminaFactorMask(Stamina):
+    """Ablation: the mask's logits are plain low-rank factors, without the MLP."""
+
+    name = "stamina-factor-mask"
+    defaults = {**Stamina.defaults, "mask": "factors"}
+
+
+class StaminaFreeMask(Stamina):
+    """Ablation: a free logit for every weight."""
+
+    name = "stamina-free-mask"
+    defaults = {**Stamina.defaults, "mask": "free"}
+
+
+class StaminaRandomMask(Stamina):
+    """Ablation: a fixed random mask, as open as STAMINA's learned ones are in the end."""
+
+    name = "stamina-random-mask"
+    defaults = {"forget": Stamina.defaults["forget"], "mask": "random"}
+
+
+class LoRAScaled(LoRA):
+    """LoRA whose t-th update is folded times t^-p: for p = 1 the mean of all updates [ours, after model merging]."""
+
+    name = "lora-scaled"
+
+    def folded(self, delta, task):
+        return delta * task**-self.settings.decay
+
+
+class LoRAPruned(LoRA):
+    """LoRA that folds the largest entries of its update only: a mask by magnitude, after training [ours]."""
+
+    name = "lora-pruned"
+
+    def folded(self, delta, task):
+        kept = max(1, round(self.settings.density * delta.numel()))
+        return delta * (delta.abs() >= delta.abs().flatten().topk(kept).values[-1])
+
+
+class LoRAOrthogonal(LoRA):
+    """LoRA that starts from the input directions past updates use least: B is drawn among them [ours]."""
+
+    name = "lora-orthogonal"
+
+    def adapter(self, layer, generator):
+        adapter = super().adapter(layer, generator)
+        rank, columns = adapter.B.shape
+        _, sizes, directions = torch.linalg.svd(layer.past, full_matrices=True)  # (D2, D2), by falling size
+        used = int((sizes > 1e-6 * sizes[0]).sum()) if sizes[0] > 0 else 0
+        free = directions[min(used, columns - rank) :]
+        start = torch.randn(rank, len(free), generator=generator).to(free) / len(free) ** 0.5
+        with torch.no_grad():
+            adapter.B.copy_(start @ free)
+        return adapter
+
+
+class LoRAAlone(LoRA):
+    """LoRA from the base anew for every concept, never merged: a model a concept, the ceiling of plasticity [ours]."""
+
+    name = "lora-alone"
+    alone = True
+
+    def begin(self, model):
+        for layer in model.layers:
+            layer.restore(layer.start)
+
+
 class TextualInversion(Method):
     """Only the token's row is trained; the model stays as it is (Gal et al. 2022)."""
 
     name = "ti"
 
-    def adapter(self, weight, generator):
+    def adapter(self, layer, generator):
         return None
 
 
@@ -154,7 +177,87 @@ class TextualInversionPlus(TextualInversion):
     token = Stamina.token
 
 
-def l_forget(layer: Layer) -> Tensor:
+class CustomDiffusion(Method):
+    """K and V themselves, with pictures of the base beside, one concept after another (Kumari et al. 2023)."""
+
+    name = "custom-diffusion"
+    defaults = {"lr": 1e-3, "prior": 1.0}
+
+    def adapter(self, layer, generator):
+        return Full(layer.current)
+
+
+class DreamBooth(CustomDiffusion):
+    """Every weight of the U-Net, with pictures of the base beside (Ruiz et al. 2023; the text encoder is frozen)."""
+
+    name = "dreambooth"
+    defaults = {"lr": 1e-4, "prior": 1.0}
+    everywhere = True
+
+
+class GenerativeReplay(CustomDiffusion):
+    """K and V themselves, beside pictures of past concepts drawn by the model before the task (Shin et al. 2017)."""
+
+    name = "replay"
+
+    def beside(self, model, generator):
+        past = list(model.custom)[:-1]  # the last is the concept to be learned
+        if not past:
+            return None
+        drawn = [past[k % len(past)] for k in range(self.settings.drawn)]
+        return described(model.imagine([PROMPT.format(token) for token in drawn], generator), drawn)
+
+
+class CustomDiffusionEWC(CustomDiffusion):
+    """Custom Diffusion with a penalty on weights that mattered: λ/2 Σ F (W_t − W_{t-1})² (Kirkpatrick et al. 2017).
+
+    F is the sum of all past tasks' diagonal Fisher information, the anchor the weights before the task (online EWC,
+    Schwarz et al. 2018).
+    """
+
+    name = "custom-diffusion-ewc"
+    defaults = {**CustomDiffusion.defaults, "forget": 1e4}
+
+    def penalty(self, layer):
+        if "fisher" not in layer.memory:
+            return None
+        return self.settings.forget / 2 * (layer.memory["fisher"] * layer.delta().square()).sum()
+
+    def end(self, model, pictures, generator):
+        weights = [layer.weight.requires_grad_() for layer in model.layers]
+        losses = model.losses(pictures, self.settings.drawn, generator)
+        for layer, fisher in zip(model.layers, fisher_diagonal(losses, weights), strict=True):
+            layer.weight.requires_grad_(False)
+            layer.memory["fisher"] = fisher.float() + layer.memory.get("fisher", 0)
+
+
+class CustomDiffusionMerge(CustomDiffusion):
+    """Custom Diffusion from the base for every concept, then one model from all in closed form (their eqs. 4, 5)."""
+
+    name = "custom-diffusion-merge"
+
+    def begin(self, model):
+        for layer in model.layers:
+            layer.restore(layer.start)
+
+    def end(self, model, pictures, generator):
+        told, kept = model.token_features(), model.word_features()  # (2, width), (n, width)
+        for layer in model.layers:
+            answers = told @ layer.current.T  # (2, D1), of this concept's own matrix
+            memory = layer.memory
+            memory["keys"] = torch.cat([memory.get("keys", told[:0]), told])
+            memory["values"] = torch.cat([memory.get("values", answers[:0]), answers])
+            layer.restore(merge(layer.start, kept, memory["keys"], memory["values"]))
+
+
+class Offline(CustomDiffusion):
+    """Custom Diffusion on all concepts at once, as many rounds as there are concepts: the upper bound."""
+
+    name = "offline"
+    joint = True
+
+
+def l_forget(layer: Layer) -> torch.Tensor:
     """‖ |Σ_{t'<t} A_t' B_t'| ⊙ A_t B_t ‖²_F of one matrix (C-LoRA, eq. 3 [paper]); the caller sums over layers."""
     return (layer.past.abs() * layer.delta()).square().sum()
 
@@ -162,8 +265,12 @@ def l_forget(layer: Layer) -> Tensor:
 METHODS: dict[str, type[Method]] = {
     m.name: m
     for m in (
-        LoRA, CLoRA, Stamina, StaminaNoMask, StaminaNoTokenMLP, StaminaNeither, StaminaNoForget,
+        LoRA, CLoRA, Stamina,
         TextualInversion, TextualInversionPlus,
+        DreamBooth, GenerativeReplay, CustomDiffusion, CustomDiffusionMerge, CustomDiffusionEWC, Offline,
+        StaminaNoMask, StaminaNoTokenMLP, StaminaNeither, StaminaNoForget, StaminaNoSparsity,
+        StaminaSoftMask, StaminaFactorMask, StaminaFreeMask, StaminaRandomMask,
+        LoRAScaled, LoRAOrthogonal, LoRAPruned, LoRAAlone,
     )
 }  # fmt: skip
 

@@ -127,16 +127,23 @@ def _multiplicities(draws: int, size: int, generator: torch.Generator) -> Tensor
     return torch.zeros(draws, size).double().scatter_add_(1, picks, torch.ones(draws, size).double())
 
 
-def concept_accuracy(generated: Sequence[Tensor], references: Sequence[Tensor]) -> tuple[float, Tensor]:
-    """Share of generated pictures whose nearest class mean, by cosine, is their own concept's.  [ours]
+def nearest_concepts(generated: Sequence[Tensor], references: Sequence[Tensor]) -> list[list[int]]:
+    """For every generated picture the concept whose references' mean is nearest, by cosine.  [ours]
 
-    generated[j]: (n_j, d), references[j]: (m_j, d), features of concept j. Returns the share over all pictures and (N,)
-    by concept, both in [0, 1]; chance is 1 / N.
+    generated[j]: (n_j, d), references[j]: (m_j, d), features of concept j; concepts are counted from 0.
     """
     means = torch.stack([reference.double().mean(0) for reference in references])  # (N, d)
     means = torch.nn.functional.normalize(means)
     # The length of a picture's own vector does not change which mean is nearest.
-    hits = [((g.double() @ means.T).argmax(1) == j).double() for j, g in enumerate(generated)]
+    return [(g.double() @ means.T).argmax(1).tolist() for g in generated]
+
+
+def concept_accuracy(generated: Sequence[Tensor], references: Sequence[Tensor]) -> tuple[float, Tensor]:
+    """Share of generated pictures whose nearest concept is their own (`nearest_concepts`).  [ours]
+
+    Returns the share over all pictures and (N,) by concept, both in [0, 1]; chance is 1 / N.
+    """
+    hits = [(torch.tensor(n) == j).double() for j, n in enumerate(nearest_concepts(generated, references))]
     return torch.cat(hits).mean().item(), torch.stack([h.mean() for h in hits])
 
 
@@ -235,3 +242,14 @@ def mask_overlap(m1: Tensor, m2: Tensor) -> tuple[float, float]:
         return 0.0, 0.0
     p, q = density(m1), density(m2)
     return density(m1 & m2) / union, p * q / (p + q - p * q)
+
+
+def touched(past: Tensor, step: Tensor) -> tuple[float, float]:
+    """What a step does to past changes of the same weight: (share, alignment), both in [0, 1].  [ours]
+
+    share: of Σ|past|, what lies where the step is not zero; a step under a mask of density p that knows nothing of the
+    past touches p. alignment: the cosine of |past| and |step|, 1 when both are large at the same places.
+    """
+    past, step = past.abs().double().flatten(), step.abs().double().flatten()
+    share = past[step > 0].sum() / past.sum()
+    return share.item(), torch.nn.functional.cosine_similarity(past, step, dim=0).item()

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from . import plots
 from .checkpoint import read_json
 from .data import UserError
+from .grid import check_seal
 
 # key in results.json -> its name, what it is
 MEASURES = {
@@ -85,6 +86,7 @@ def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
     out = Path(out)
     folders = [Path(r) for r in runs]
     found = [read_run(f) for f in unique(f for folder in folders for f in find_runs(folder))]
+    refuse_mixed(found)
     notebooks = unique(n for folder in folders for n in find_notebooks(folder))
     if not found and not notebooks:
         raise UserError(f"no run.json under {', '.join(map(str, folders))}: name a run folder, or one that holds some")
@@ -123,9 +125,21 @@ def unique(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_run(folder: Path) -> Run:
+    check_seal(folder)
     about = read_json(folder / "run.json")
     results = plots.load_results(folder) if (folder / "results.json").exists() else None
     return Run(folder, about, results)
+
+
+def refuse_mixed(runs: list[Run]) -> None:
+    """Raise UserError for cells of a grid that were run under different protocols, or one row with two settings."""
+    seen: dict[str, tuple] = {}
+    for run in runs:
+        seal = check_seal(run.folder)
+        for part, value in (("protocol", seal["protocol"]), (seal["row"], seal["settings"])) if seal else ():
+            other, first = seen.setdefault(part, (value, run.folder))
+            if other != value:
+                raise UserError(f"{first} and {run.folder} were run under different protocols: report them apart")
 
 
 def alike(runs: list[Run]) -> list[list[Run]]:

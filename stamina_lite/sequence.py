@@ -27,9 +27,9 @@ class ContinualLearner:
 
     def __init__(self, pipe, method: str = "stamina", seed: int = 0, out=None, about: dict | None = None, **settings):
         self.pipe, self.method, self.seed = pipe, make_method(method, **settings), seed
-        self.model = TextToImage(pipe)
+        self.model = TextToImage(pipe, self.method.everywhere)
         self.unet_weights = weights_of(pipe.unet)
-        self.out = Path(out) if out else None
+        self.out = self.home = Path(out) if out else None  # saved tasks are read at home, written to out
         self.records: list[dict] = []
         self.masks: dict[str, torch.Tensor] = {}  # those of the newest task, to see how far the next ones overlap
         self.identity = {
@@ -51,11 +51,27 @@ class ContinualLearner:
                         f"{concept.name} was learned from other pictures: choose another name or another --out"
                     )
                 return record
+        if self.method.joint:
+            raise UserError(f"{self.method.name} learns all concepts at once: use learn_jointly, or stamina-lite bench")
         check_tokens([concept], self.pipe.tokenizer)
+        return self._learn([concept], concept.name, progress)
+
+    def learn_jointly(self, concepts: list[Concept], progress: bool = True) -> list[dict]:
+        """Learn all concepts at once, in as many rounds as there are concepts; returns a record a round."""
+        for done in self.records:
+            if done["pictures"] != set_hash(concepts):
+                raise UserError("this run has learned other concepts, or other pictures of them: choose another --out")
+        if not self.records:
+            check_tokens(concepts, self.pipe.tokenizer)
+        for k in range(len(self.records), len(concepts)):
+            self._learn(concepts, f"round {k + 1}", progress)
+        return self.records
+
+    def _learn(self, concepts: list[Concept], name: str, progress: bool) -> dict:
         task = len(self.records) + 1
         bar = tqdm(
             total=self.method.settings.steps,
-            desc=f"{task:3d} {concept.token}",
+            desc=f"{task:3d} {name}",
             unit="step",
             leave=False,
             disable=not progress,
@@ -65,29 +81,45 @@ class ContinualLearner:
             bar.update()
             bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
 
-        learned = self.model.learn(concept, self.method, self.seed, task, on_step)
+        learned = self.model.learn(concepts, self.method, self.seed, task, on_step)
         bar.close()
-        record = self._record(concept, learned, task)
+        record = self._record(concepts, name, learned, task)
         self.records.append(record)
         self.masks = learned.masks
         if self.out:
             self._save(record, learned)
         return record
 
+    def recall(self, name: str) -> None:
+        """Where every concept has a model of its own, take up that of one; elsewhere nothing is to be done."""
+        if self.method.alone and len(self.records) > 1:
+            if not self.home:
+                raise UserError(f"{self.method.name} keeps a model a concept: give the run a folder, out")
+            task = [record["concept"] for record in self.records].index(name) + 1
+            restore(self.model, load_task(self.home / "tasks" / f"{task:03d}")[0])
+
     def generate(self, prompt: str, n: int = 4, seed: int = 0, **options) -> list[Image.Image]:
         """n pictures of a prompt; picture k depends on (seed, k) alone. options: steps, guidance, batch."""
+        named = [r["concept"] for r in self.records if f"<{r['concept']}>" in prompt]
+        if self.method.alone and len(named) > 1:
+            raise UserError(f"{self.method.name} has no model that knows {' and '.join(named)}: name one of them")
+        if named:
+            self.recall(named[0])
         return to_pil(self.model.draw([prompt] * n, [seed * 100_003 + k for k in range(n)], **options))
 
-    def _record(self, concept: Concept, learned: Learned, task: int) -> dict:
+    def _record(self, concepts: list[Concept], name: str, learned: Learned, task: int) -> dict:
         percent = 100 / self.unet_weights
-        added = weights_of(self.model.unet) - self.unet_weights
         adapted = sum(layer.start.numel() for layer in self.model.layers)
+        added = weights_of(self.model.unet) - self.unet_weights + (task * adapted if self.method.alone else 0)
+        added += sum(kept.numel() for layer in self.model.layers for kept in layer.memory.values())
         return {
             "task": task,
-            "concept": concept.name,
-            "pictures": set_hash([concept]),
+            "concept": name,
+            "pictures": set_hash(concepts),
             "weight_change": learned.weight_change,
             "step_change": learned.step_change,
+            "touched": learned.touched,
+            "alignment": learned.alignment,
             "mask_density": learned.mask_density,
             "mask_overlap": mean_overlap(self.masks, learned.masks),
             "n_param": {"train": percent * learned.trained, "store": percent * added, "adapted": percent * adapted},
@@ -105,6 +137,7 @@ class ContinualLearner:
         rows = self.model.table.weight.detach().float()
         tensors |= {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
         tensors |= {f"mask.{name}": mask for name, mask in learned.masks.items()}
+        tensors |= {f"memory.{k}.{la.name}": kept for la in self.model.layers for k, kept in la.memory.items()}
         save_task(self.out / "tasks" / f"{task:03d}", tensors, record)
 
     def _open_run(self) -> None:
@@ -134,6 +167,7 @@ class ContinualLearner:
 
     def _take_up(self, run: Path) -> None:
         """Stand where a run's newest complete task stands; nothing is written."""
+        self.home = run
         folders = sorted((run / "tasks").glob("[0-9]*"))
         for k, folder in enumerate(folders, 1):
             if int(folder.name) != k:
@@ -141,17 +175,23 @@ class ContinualLearner:
             self.records.append({k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"})
         if folders:
             tensors, _ = load_task(folders[-1])
-            restore(self.model, tensors)
+            learned = [f"token.<{record['concept']}>" for record in self.records]
+            restore(self.model, {k: tensors[k] for k in learned if k in tensors} | tensors)  # tokens in their order
             self.masks = {k.removeprefix("mask."): v for k, v in tensors.items() if k.startswith("mask.")}
 
 
 def restore(model: TextToImage, tensors: dict) -> None:
-    """Put a saved task's weights and token rows into the model."""
-    for layer in model.layers:
-        layer.restore(tensors[f"weight.{layer.name}"])
-    for name, row in tensors.items():
-        if name.startswith("token."):
-            model.add_token(name.removeprefix("token."), row)
+    """Put a saved task's weights, what was kept beside them, and token rows into the model."""
+    layers = {layer.name: layer for layer in model.layers}
+    for name, layer in layers.items():
+        layer.restore(tensors[f"weight.{name}"])
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "token":
+            model.add_token(name, tensor)
+        if kind == "memory":
+            what, _, layer = name.partition(".")
+            layers[layer].memory[what] = tensor.to(layers[layer].start.device)
 
 
 def run_sequence(
@@ -162,12 +202,14 @@ def run_sequence(
     results.json is rewritten after every task; pictures are kept under images/after-TTT/.
     """
     check_tokens([c for c in concepts if c.token not in learner.model.custom], learner.pipe.tokenizer)
-    bar = tqdm(concepts, desc="concepts", unit="concept", disable=not progress)
+    bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", disable=not progress)
     for task, concept in enumerate(bar, 1):
         record = learner.learn(concept, progress)
         bar.set_postfix(loss=f"{record['loss']:.4f}")
-        evaluation.after(learner, task, [concept])
+        evaluation.after(learner, task, concepts[:task] if task in evaluation.stages else [concept])
         write_json(learner.out / "results.json", evaluation.results(learner))
+    if learner.method.joint:
+        learner.learn_jointly(concepts, progress)
     evaluation.after(learner, len(concepts), concepts)
     results = evaluation.results(learner)
     write_json(learner.out / "results.json", results)

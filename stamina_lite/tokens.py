@@ -1,4 +1,4 @@
-"""Custom tokens: one new row of the embedding table, trained as a free vector or as the output of a small MLP."""
+"""Custom tokens: new rows of the embedding table, trained as free vectors or as the output of small MLPs."""
 
 import torch
 from torch import Tensor, nn
@@ -39,32 +39,35 @@ class MLP(nn.Module):
         return self.W2 @ torch.relu(self.W1 @ self.u + self.b1) / len(self.b1) + self.b2
 
 
-class Row(nn.Module):
-    """Parametrization of an embedding table (n, width): row `index` is a token's, every other passes through."""
+class Rows(nn.Module):
+    """Parametrization of an embedding table (n, width): some rows are tokens', every other passes through."""
 
-    def __init__(self, index: int, token: nn.Module):
+    def __init__(self, made: dict[int, nn.Module]):
         super().__init__()
-        self.index, self.token = index, token
+        self.tokens = nn.ModuleList(made.values())
+        self.register_buffer("index", torch.tensor([*made]))
 
     def forward(self, table: Tensor) -> Tensor:
-        row = self.token().to(table.dtype)[None]
-        return torch.cat([table[: self.index], row, table[self.index + 1 :]])
+        rows = torch.stack([token() for token in self.tokens]).to(table.dtype)
+        return table.index_copy(0, self.index, rows)
 
 
-def attach(table: nn.Embedding, index: int, token: nn.Module) -> None:
-    """Train row `index` of the table by `token`; the table itself stays as it is."""
-    parametrize.register_parametrization(table, "weight", Row(index, token))
+def attach(table: nn.Embedding, made: dict[int, nn.Module]) -> None:
+    """Train rows of the table by tokens, {row: token}; the table itself stays as it is."""
+    parametrize.register_parametrization(table, "weight", Rows(made).to(table.weight.device))
     table.parametrizations.weight.original.requires_grad_(False)
 
 
 @torch.no_grad()
-def fold(table: nn.Embedding) -> Tensor:
-    """Write the token's row into the table and leave the embedding stock; returns the row in fp32."""
+def fold(table: nn.Embedding) -> dict[int, Tensor]:
+    """Write the tokens' rows into the table and leave the embedding stock; returns the rows in fp32."""
     parametrization = table.parametrizations.weight[0]
-    row = parametrization.token().clone()
+    indices = parametrization.index.tolist()
+    rows = {i: token().clone() for i, token in zip(indices, parametrization.tokens, strict=True)}
     parametrize.remove_parametrizations(table, "weight", leave_parametrized=False)
-    table.weight[parametrization.index] = row.to(table.weight.dtype)
-    return row
+    for index, row in rows.items():
+        table.weight[index] = row.to(table.weight.dtype)
+    return rows
 
 
 def random_start(table: nn.Embedding, vocabulary: int, generator: torch.Generator) -> Tensor:

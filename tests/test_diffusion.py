@@ -8,7 +8,7 @@ from stamina_lite.data import UserError
 from stamina_lite.diffusion import TextToImage, seeded
 from stamina_lite.methods import METHODS, make_method
 
-FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2}
+FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
 
 
 def snapshot(pipe):
@@ -18,18 +18,98 @@ def snapshot(pipe):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_only_k_v_and_the_new_row_change(tiny, photos, name):
+def test_only_what_a_method_trains_and_the_new_row_change(tiny, photos, name):
     before, rows = snapshot(tiny), len(tiny.tokenizer)
-    model = TextToImage(tiny)
-    learned = model.learn(concepts(photos)[0], make_method(name, **FEW), seed=0, task=1)
+    method = make_method(name, **FEW)
+    model = TextToImage(tiny, method.everywhere)
+    concept = concepts(photos)[0]
+    learned = model.learn(concept, method, seed=0, task=1)
     after = snapshot(tiny)
     table = next(k for k in after if "token_embedding" in k)
     changed = {k for k in before if k != table and not torch.equal(before[k], after[k])}
     assert torch.equal(after[table][:rows], before[table]) and len(after[table]) == rows + 1
-    assert torch.equal(after[table][rows], learned.row) and learned.row.abs().sum() > 0
-    expected = {f"unet.{layer.name}.weight" for layer in model.layers} if not name.startswith("ti") else set()
-    assert changed == expected
+    assert torch.equal(after[table][rows], learned.rows[concept.token]) and after[table][rows].abs().sum() > 0
+    if name == "dreambooth":
+        assert changed == {k for k in before if k.startswith("unet.")}
+    elif name in ("ti", "ti++"):
+        assert changed == set()
+    else:
+        assert changed == {f"unet.{layer.name}.weight" for layer in model.layers} and len(changed) == 8
     assert set(after) == set(before), "an adapter was left in the model"
+
+
+def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photos):
+    """The same pictures whatever was learned before, and another weight of their loss gives other weights."""
+    from stamina_lite import load_base
+
+    ends, priors = [], []
+    for weight in (1.0, 0.0, 1.0):
+        model = TextToImage(load_base(tiny_folder, device="cpu"))
+        if len(ends) == 2:  # drawn after a task, they must be the base's all the same
+            model.learn(concepts(photos)[1], make_method("lora", lr=0.5, **FEW), seed=0, task=1)
+            untouched = [layer.current for layer in model.layers]
+            model.base_pictures(["a photo of person", "a photo of waterfall"], 4)
+            assert all(torch.equal(a, layer.module.weight) for a, layer in zip(untouched, model.layers, strict=True))
+        prompts = "a photo of person; a photo of waterfall"
+        method = make_method("custom-diffusion", prior=weight, prior_prompts=prompts, **FEW)
+        model.learn(concepts(photos)[0], method, seed=0, task=1)
+        ends.append(model.layers[0].current)
+        priors.append(model.prior)
+    assert priors[1] is None and not torch.equal(ends[0], ends[1])
+    assert torch.equal(priors[0].latents, priors[2].latents) and priors[0].latents.shape == (4, 4, 16, 16)
+    assert priors[0].captions == prompts.split("; ") and priors[0].said.flatten().tolist() == [0, 1, 0, 1]
+
+
+def test_replay_draws_past_concepts_with_the_model_as_it_is(tiny, photos):
+    method, model = make_method("replay", **{**FEW, "drawn": 6}), TextToImage(tiny)
+    first, second, third = concepts(photos)
+    model.learn(first, method, 0, 1)
+    model.add_token(second.token, torch.zeros(32))
+    seen = method.beside(model, seeded(1))
+    assert [seen.captions[k] for k in seen.said[:, 0]] == [f"a photo of {first.token}"] * 6
+    model.learn(second, method, 0, 2)
+    model.add_token(third.token, torch.zeros(32))
+    later = method.beside(model, seeded(1))
+    expected = [f"a photo of {c.token}" for c in (first, second)] * 3
+    assert [later.captions[k] for k in later.said[:, 0]] == expected
+    assert not torch.equal(seen.latents[0], later.latents[0])  # the model has moved between
+
+
+def test_learning_all_at_once_moves_every_token_and_goes_on_from_round_to_round(tiny, photos):
+    method, model, found = make_method("offline", lr_token=1e-3, **FEW), TextToImage(tiny), concepts(photos)
+    rounds = [model.learn(found, method, 0, task).rows for task in (1, 2)]
+    assert [*rounds[0]] == [c.token for c in found]
+    for token in rounds[0]:
+        step, size = (rounds[1][token] - rounds[0][token]).norm(), rounds[0][token].norm()
+        assert 0 < step < 0.5 * size  # a round goes on from where the last one stopped
+        assert torch.equal(model.table.weight[model.custom[token]], rounds[1][token])
+
+
+def test_a_model_alone_starts_from_the_base_and_a_merge_remembers_every_concept(tiny, photos):
+    start = [layer.start.clone() for layer in TextToImage(tiny).layers]
+    model, found = TextToImage(tiny), concepts(photos)
+    for task, concept in enumerate(found[:2], 1):
+        alone = model.learn(concept, make_method("lora-alone", **FEW), 0, task)
+    assert alone.step_change == pytest.approx(alone.weight_change) and alone.touched is None
+    merging = make_method("custom-diffusion-merge", lr=0.05, **FEW)
+    for task, concept in enumerate(found, 1):
+        model.learn(concept, merging, 0, task)
+    for layer, first in zip(model.layers, start, strict=True):
+        keys, values = layer.memory["keys"], layer.memory["values"]
+        assert keys.shape == (6, 32) and values.shape == (6, len(first))
+        own, base = ((weight @ keys.T - values.T).norm() for weight in (layer.current, first))
+        assert own < 0.2 * base and torch.equal(layer.start, first)
+
+
+def test_the_fisher_information_grows_from_task_to_task(tiny, photos):
+    method, model = make_method("custom-diffusion-ewc", **FEW), TextToImage(tiny)
+    sums = []
+    for task, concept in enumerate(concepts(photos)[:2], 1):
+        model.learn(concept, method, 0, task)
+        assert all((layer.memory["fisher"] >= 0).all() for layer in model.layers)
+        assert not any(p.requires_grad for p in tiny.unet.parameters())
+        sums.append(sum(layer.memory["fisher"].sum().item() for layer in model.layers))
+    assert 0 < sums[0] < sums[1]
 
 
 def test_the_embedded_layout_has_two_matrices_a_cross_attention(tiny):
@@ -124,6 +204,6 @@ def test_parameter_counts_at_the_shape_of_stable_diffusion_1():
     kv = [m for n, m in unet.named_modules() if n.endswith(CROSS_ATTENTION) and isinstance(m, nn.Linear)]
     assert len(kv) == 32 and sum(m.weight.numel() for m in kv) == 19_169_280
     layers = [Layer("", nn.Linear(m.in_features, m.out_features, bias=False)) for m in kv]
-    adapters = [make_method("lora", rank=16).adapter(layer.current, seeded(0)) for layer in layers]
+    adapters = [make_method("lora", rank=16).adapter(layer, seeded(0)) for layer in layers]
     assert sum(p.numel() for a in adapters for p in a.parameters()) == 792_576
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964

@@ -4,7 +4,8 @@ from torch import nn
 
 from stamina_lite.adapters import Layer, LowRank, MaskedLowRank
 from stamina_lite.data import UserError
-from stamina_lite.methods import METHODS, Settings, l_forget, make_method
+from stamina_lite.method import Settings
+from stamina_lite.methods import METHODS, l_forget, make_method
 from stamina_lite.tokens import MLP, Vector
 
 
@@ -17,7 +18,7 @@ def second_task(method, moved=True):
     torch.manual_seed(0)
     layer = Layer("layer", nn.Linear(6, 10, bias=False))
     for seed in (0, 1):
-        adapter = method.adapter(layer.current, generator(seed))
+        adapter = method.adapter(layer, generator(seed))
         if moved:
             with torch.no_grad():
                 adapter.A.normal_(generator=generator(seed + 5))
@@ -62,7 +63,7 @@ def test_stamina_masks_what_c_lora_penalises():
 def test_sparsity_opens_fewer_weights():
     method = make_method("stamina", sparse=1.0, forget=0.0)
     layer = Layer("layer", nn.Linear(30, 40, bias=False))
-    layer.attach(method.adapter(layer.current, generator()))
+    layer.attach(method.adapter(layer, generator()))
     optimizer = torch.optim.Adam(layer.adapter.parameters(), 0.02)
     before = layer.adapter.mask.eval()().mean().item()
     layer.adapter.train()
@@ -73,42 +74,122 @@ def test_sparsity_opens_fewer_weights():
     assert layer.adapter.mask.eval()().mean().item() < 0.7 * before
 
 
-@pytest.mark.parametrize(
-    ("name", "masked", "token", "forget", "adapts"),
-    [
-        ("lora", False, Vector, False, True),
-        ("c-lora", False, Vector, True, True),
-        ("stamina", True, MLP, True, True),
-        ("stamina-no-mask", False, MLP, True, True),
-        ("stamina-no-token-mlp", True, Vector, True, True),
-        ("stamina-neither", False, Vector, True, True),
-        ("stamina-no-forget", True, MLP, False, True),
-        ("ti", False, Vector, False, False),
-        ("ti++", False, MLP, False, False),
-    ],
-)
-def test_each_method_differs_as_its_name_says(name, masked, token, forget, adapts):
-    method = make_method(name)
-    weight = torch.zeros(10, 6)
-    adapter = method.adapter(weight, generator())
-    assert (adapter is not None) == adapts
-    assert isinstance(adapter, MaskedLowRank) == masked
+TABLE = [  # name, change, mask, token, λ_forget, λ_sparse, prior pictures
+    ("lora", "LowRank", None, Vector, False, False, False),
+    ("c-lora", "LowRank", None, Vector, True, False, False),
+    ("stamina", "MaskedLowRank", "MLPMask", MLP, True, True, False),
+    ("stamina-no-mask", "LowRank", None, MLP, True, False, False),
+    ("stamina-no-token-mlp", "MaskedLowRank", "MLPMask", Vector, True, True, False),
+    ("stamina-neither", "LowRank", None, Vector, True, False, False),
+    ("stamina-no-forget", "MaskedLowRank", "MLPMask", MLP, False, True, False),
+    ("stamina-no-sparsity", "MaskedLowRank", "MLPMask", MLP, True, False, False),
+    ("stamina-soft-mask", "MaskedLowRank", "MLPMask", MLP, True, True, False),
+    ("stamina-factor-mask", "MaskedLowRank", "FactorMask", MLP, True, True, False),
+    ("stamina-free-mask", "MaskedLowRank", "FreeMask", MLP, True, True, False),
+    ("stamina-random-mask", "MaskedLowRank", "RandomMask", MLP, True, False, False),
+    ("ti", "NoneType", None, Vector, False, False, False),
+    ("ti++", "NoneType", None, MLP, False, False, False),
+    ("lora-scaled", "LowRank", None, Vector, False, False, False),
+    ("lora-pruned", "LowRank", None, Vector, False, False, False),
+    ("lora-orthogonal", "LowRank", None, Vector, False, False, False),
+    ("lora-alone", "LowRank", None, Vector, False, False, False),
+    ("custom-diffusion", "Full", None, Vector, False, False, True),
+    ("custom-diffusion-merge", "Full", None, Vector, False, False, True),
+    ("custom-diffusion-ewc", "Full", None, Vector, True, False, True),
+    ("dreambooth", "Full", None, Vector, False, False, True),
+    ("replay", "Full", None, Vector, False, False, True),
+    ("offline", "Full", None, Vector, False, False, True),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "mask", "token", "forget", "sparse", "prior"), TABLE)
+def test_each_method_differs_as_its_name_says(name, change, mask, token, forget, sparse, prior):
+    method = make_method(name, density=0.5)
+    adapter = method.adapter(Layer("layer", nn.Linear(6, 10, bias=False)), generator())
+    assert type(adapter).__name__ == change
+    assert (type(adapter.mask).__name__ if hasattr(adapter, "mask") else None) == mask
     assert type(method.token(torch.zeros(6), generator())) is token
-    assert (method.settings.forget > 0) == forget
-    assert (method.settings.sparse > 0) == masked
-    if adapts:
+    settings = method.settings
+    assert (settings.forget > 0, settings.sparse > 0, settings.prior > 0) == (forget, sparse, prior)
+    if change in ("LowRank", "MaskedLowRank"):
         penalty = make_method(name, sparse=0.0).penalty(second_task(method))
         assert (penalty is not None and penalty.item() > 0) == forget
 
 
 def test_the_table_above_names_every_method():
-    assert len(METHODS) == 9
+    assert [row[0] for row in TABLE if row[0] not in METHODS] == [] and len(TABLE) == len(METHODS)
+
+
+def test_the_soft_mask_folds_what_it_trained_with():
+    delta = {name: second_task(make_method(name, rank=3)) for name in ("stamina", "stamina-soft-mask")}
+    open_ = {name: layer.adapter.eval().mask() for name, layer in delta.items()}
+    assert set(open_["stamina"].unique().tolist()) == {0.0, 1.0}
+    soft = open_["stamina-soft-mask"]
+    assert ((soft > 0) & (soft < 1)).all() and soft.std() > 0.05
+
+
+def test_a_random_mask_is_as_open_as_asked_and_never_learned():
+    method = make_method("stamina-random-mask", density=0.3, rank=2)
+    layer = Layer("layer", nn.Linear(60, 50, bias=False))
+    adapter = method.adapter(layer, generator())
+    mask = adapter.mask()
+    assert mask.mean().item() == pytest.approx(0.3, abs=0.03)
+    assert {name for name, _ in adapter.named_parameters()} == {"A", "B"}
+    adapter.mask.draw(generator(3))
+    assert torch.equal(adapter.train().mask(), mask) and torch.equal(adapter.eval().mask(), mask)
+
+
+def test_scaled_merging_with_p_1_keeps_the_mean_of_all_updates():
+    """W_t = W_{t-1} + (V_t - W_{t-1}) / t, V_t what the task's training arrived at, makes W_T the mean of all V_t."""
+    method, weights, mean = make_method("lora-scaled"), torch.zeros(4, 3), []
+    for task in range(1, 6):
+        trained = torch.randn(4, 3, generator=generator(task))  # what the task's own training arrived at
+        weights = weights + method.folded(trained - weights, task)
+        mean.append(trained)
+    assert torch.allclose(weights, torch.stack(mean).mean(0), atol=1e-6)
+    delta = torch.ones(2, 2)
+    assert torch.equal(make_method("lora-scaled", decay=0.0).folded(delta, 7), delta)
+    assert torch.equal(make_method("lora-scaled", decay=0.5).folded(delta, 4), delta / 2)
+
+
+def test_pruning_keeps_the_largest_entries_and_only_those():
+    delta = torch.tensor([[0.1, -5.0, 0.3], [4.0, -0.2, 0.05]])
+    kept = make_method("lora-pruned", density=1 / 3).folded(delta, 1)
+    assert torch.equal(kept, torch.tensor([[0.0, -5.0, 0.0], [4.0, 0.0, 0.0]]))
+    assert torch.equal(make_method("lora-pruned", density=1.0).folded(delta, 1), delta)
+
+
+def test_an_orthogonal_start_avoids_what_the_past_has_used():
+    method = make_method("lora-orthogonal", rank=2)
+    layer = Layer("layer", nn.Linear(6, 10, bias=False))
+    past = torch.randn(10, 3, generator=generator(1)) @ torch.randn(3, 6, generator=generator(2))
+    layer.restore(layer.start + past)
+    plain, start = LowRank(layer.current, 2, generator()), method.adapter(layer, generator())
+    assert (layer.past @ start.B.T).norm() < 1e-4 < 0.5 < (layer.past @ plain.B.T).norm()
+    assert 0.5 < start.B.norm() / plain.B.norm() < 2
+    layer.restore(layer.start + torch.randn(10, 6, generator=generator(3)))  # full: the least used directions are left
+    directions = torch.linalg.svd(layer.past).Vh
+    start = method.adapter(layer, generator())
+    assert (start.B @ directions[:-2].T).abs().max() < 1e-4 and start.B.abs().max() > 0.1
+
+
+def test_ewc_penalises_by_the_fisher_information_of_past_tasks():
+    method = make_method("custom-diffusion-ewc", forget=6.0)
+    layer = Layer("layer", nn.Linear(3, 2, bias=False))
+    layer.attach(method.adapter(layer, generator()))
+    assert method.penalty(layer) is None
+    with torch.no_grad():
+        layer.adapter.D.copy_(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]))
+    layer.memory["fisher"] = torch.tensor([[5.0, 1.0, 9.0], [9.0, 9.0, 2.0]])
+    assert method.penalty(layer).item() == pytest.approx(3.0 * (5 * 1 + 1 * 4 + 2 * 9))
 
 
 @pytest.mark.parametrize("mask", ["mlp", "factors", "free"])
 @pytest.mark.parametrize("hard", [True, False])
 def test_mask_options_reach_the_adapter(mask, hard):
-    adapter = make_method("stamina", mask=mask, hard=hard, temperature=0.4).adapter(torch.zeros(10, 6), generator())
+    adapter = make_method("stamina", mask=mask, hard=hard, temperature=0.4).adapter(
+        Layer("layer", nn.Linear(6, 10, bias=False)), generator()
+    )
     assert adapter.mask.hard is hard and adapter.mask.temperature == 0.4
     assert {"mlp": "MLPMask", "factors": "FactorMask", "free": "FreeMask"}[mask] == type(adapter.mask).__name__
 
@@ -121,6 +202,9 @@ def test_mask_options_reach_the_adapter(mask, hard):
         ({"lr": float("nan")}, "lr must be above zero"),
         ({"forget": -1.0}, "forget must be zero or more"),
         ({"mask": "oval"}, "unknown mask oval"),
+        ({"density": 0.0}, "density must be above 0 and at most 1"),
+        ({"density": float("nan")}, "density must be above 0 and at most 1"),
+        ({"drawn": 0}, "drawn must be above zero"),
     ],
 )
 def test_wrong_settings_are_refused(options, message):

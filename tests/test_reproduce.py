@@ -91,8 +91,9 @@ def test_a_failing_cell_is_named_and_ends_nothing(notebooks, tmp_path, capsys, m
     assert "FAILED  bad" in said.out and "done    good" in said.out
     assert said.err == "stamina-lite: 1 failed: bad\n"
     assert "as asked" in (out / "bad.log").read_text()
-    good, bad = module.Cell("good", "one.ipynb"), module.Cell("bad", "one.ipynb", {"FAIL": True})
-    assert module.finished(good, notebooks, out) and not module.finished(bad, notebooks, out)
+    file = notebooks / "one.ipynb"
+    good, bad = module.Notebook("good", file), module.Notebook("bad", file, {"FAIL": True})
+    assert good.finished(out) and not bad.finished(out)
 
 
 def test_what_was_cut_off_is_done_again(notebooks, tmp_path, capsys):
@@ -105,7 +106,7 @@ def test_what_was_cut_off_is_done_again(notebooks, tmp_path, capsys):
     unmarked = json.loads((out / "a.ipynb").read_text())
     del unmarked["metadata"][module.MARK]
     (out / "a.ipynb").write_text(json.dumps(unmarked))
-    assert not module.finished(module.Cell("a", "one.ipynb"), notebooks, out)
+    assert not module.Notebook("a", notebooks / "one.ipynb").finished(out)
 
 
 @pytest.mark.parametrize(

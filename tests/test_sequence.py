@@ -12,7 +12,7 @@ from stamina_lite import ContinualLearner, concepts, load_base
 from stamina_lite.data import UserError
 from stamina_lite.sequence import open_run
 
-FEW = {"steps": 4, "batch": 2, "rank": 2, "mask_rank": 2}
+FEW = {"steps": 4, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
 
 SCRIPT = """
 import sys, torch
@@ -55,6 +55,63 @@ def test_a_killed_run_ends_bit_identical_to_one_left_alone(tiny_folder, photos, 
         assert set(alone) == set(killed) and all(torch.equal(alone[k], killed[k]) for k in alone)
     steps = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert [(s["task"], s["step"]) for s in steps] == [(t, s) for t in (1, 2, 3) for s in range(25)]
+
+
+REMEMBERING = ["custom-diffusion-ewc", "custom-diffusion-merge", "replay", "dreambooth", "lora-alone", "lora-scaled"]
+
+
+@pytest.mark.parametrize("name", [*REMEMBERING, "offline"])
+def test_a_run_taken_up_again_ends_as_one_left_alone(tiny_folder, photos, tmp_path, name):
+    """What a method keeps of past tasks, and the order of their tokens, is taken up too."""
+    found = concepts(photos)[::-1]  # not the order of the alphabet
+
+    def go_on(out, count):
+        learner = ContinualLearner(load_base(tiny_folder, device="cpu"), name, 5, tmp_path / out, **FEW)
+        if name == "offline":
+            rounds = [*range(len(learner.records), count)]
+            for _ in rounds:
+                learner._learn(found, f"round {len(learner.records) + 1}", progress=False)
+        for concept in [] if name == "offline" else found[:count]:
+            learner.learn(concept, progress=False)
+        return learner
+
+    go_on("alone", 3)
+    go_on("again", 2)
+    go_on("again", 3)
+    alone, again = (weights(tmp_path / run / "tasks" / "003") for run in ("alone", "again"))
+    assert set(alone) == set(again) and all(torch.equal(alone[k], again[k]) for k in alone)
+    kept = {k.split(".")[1] for k in alone if k.startswith("memory.")}
+    assert kept == {"custom-diffusion-ewc": {"fisher"}, "custom-diffusion-merge": {"keys", "values"}}.get(name, set())
+
+
+def test_a_model_a_concept_is_recalled_by_its_name(tiny, tiny_folder, photos, tmp_path):
+    found = concepts(photos)[:2]
+    learner, drawn = ContinualLearner(tiny, "lora-alone", 0, tmp_path / "run", lr=0.5, **FEW), []
+    for concept in found:
+        learner.learn(concept, progress=False)
+        drawn.append(learner.generate(f"a photo of {concept.token}", n=1, steps=2)[0].tobytes())
+    again = open_run(tmp_path / "run", lambda there: load_base(tiny_folder, device="cpu"))
+    for model in (learner, again):
+        for k in (1, 0, 1):
+            assert model.generate(f"a photo of {found[k].token}", n=1, steps=2)[0].tobytes() == drawn[k]
+    with pytest.raises(UserError, match="lora-alone has no model that knows amber and berry: name one"):
+        learner.generate("a photo of <amber> with <berry>")
+    assert learner.records[-1]["n_param"]["store"] == pytest.approx(2 * learner.records[-1]["n_param"]["adapted"])
+    homeless = ContinualLearner(load_base(tiny_folder, device="cpu"), "lora-alone", 0, None, **FEW)
+    for concept in found:
+        homeless.learn(concept, progress=False)
+    with pytest.raises(UserError, match="keeps a model a concept: give the run a folder"):
+        homeless.generate("a photo of <amber>")
+
+
+def test_all_at_once_wants_all_concepts(tiny, photos, tmp_path):
+    learner = ContinualLearner(tiny, "offline", 0, tmp_path / "run", **{**FEW, "steps": 1})
+    with pytest.raises(UserError, match="offline learns all concepts at once"):
+        learner.learn(concepts(photos)[0], progress=False)
+    records = learner.learn_jointly(concepts(photos), progress=False)
+    assert [r["concept"] for r in records] == ["round 1", "round 2", "round 3"]
+    with pytest.raises(UserError, match="has learned other concepts"):
+        learner.learn_jointly(concepts(photos)[:2], progress=False)
 
 
 def test_concept_after_concept_costs_the_same_but_for_a_token_row(tiny, photos, tmp_path):
@@ -130,7 +187,8 @@ def test_a_folded_pipeline_is_stock_and_loads_where_we_are_not(tiny, photos, tmp
     picture = learner.generate("a photo of <amber>", n=1, seed=1, steps=2)[0]
     tiny.save_pretrained(tmp_path / "model")
     script = (
-        "import sys, torch; from diffusers import StableDiffusionPipeline as P; p = P.from_pretrained(sys.argv[1]);"
+        "import sys, torch; from diffusers import StableDiffusionPipeline as P, UniPCMultistepScheduler as S;"
+        "p = P.from_pretrained(sys.argv[1]); p.scheduler = S.from_config(p.scheduler.config);"
         "im = p('a photo of <amber>', num_inference_steps=2, guidance_scale=1.5, "
         "generator=[torch.Generator().manual_seed(100_003)]).images[0]; im.save(sys.argv[2]);"
         "assert not any(m.startswith('stamina_lite') for m in sys.modules)"

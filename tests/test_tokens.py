@@ -20,17 +20,31 @@ def test_only_the_tokens_row_changes(table, kind):
     """Oracle 8: after any number of steps every other row is bit-equal, under AdamW with weight decay too."""
     before = table.weight.detach().clone()
     token = kind(torch.randn(6, generator=generator()), generator())
-    tokens.attach(table, 4, token)
+    tokens.attach(table, {4: token})
     optimizer = torch.optim.AdamW(token.parameters(), 0.1, weight_decay=0.1)
     for _ in range(20):
         optimizer.zero_grad()
         table(torch.tensor([4, 2, 4])).sin().sum().backward()
         optimizer.step()
-    row = tokens.fold(table)
+    row = tokens.fold(table)[4]
     others = [k for k in range(9) if k != 4]
     assert torch.equal(table.weight[others], before[others])
     assert torch.equal(table.weight[4], row) and (row - before[4]).abs().max() > 0.1
     assert type(table) is nn.Embedding and [n for n, _ in table.named_parameters()] == ["weight"]
+
+
+def test_several_rows_are_trained_apart(table):
+    made = {7: tokens.Vector(torch.zeros(6)), 2: tokens.Vector(torch.zeros(6))}
+    before = table.weight.detach().clone()
+    tokens.attach(table, made)
+    table(torch.tensor([7, 7, 2, 5])).sum(1).matmul(torch.tensor([1.0, 1.0, 5.0, 9.0])).backward()
+    with torch.no_grad():
+        for token in made.values():
+            token.row -= token.row.grad
+    rows = tokens.fold(table)
+    assert torch.equal(rows[7], torch.full((6,), -2.0)) and torch.equal(rows[2], torch.full((6,), -5.0))
+    assert torch.equal(table.weight[7], rows[7]) and torch.equal(table.weight[2], rows[2])
+    assert torch.equal(table.weight[[0, 1, 3, 4, 5, 6, 8]], before[[0, 1, 3, 4, 5, 6, 8]])
 
 
 @pytest.mark.parametrize("kind", [tokens.Vector, tokens.MLP])

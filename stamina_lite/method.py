@@ -1,0 +1,101 @@
+"""What a method of continual learning may decide, and the settings it starts from."""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import FactorMask, FreeMask, Full, Layer, LowRank, MLPMask, RandomMask
+from .data import UserError
+from .pictures import Pictures
+from .tokens import Vector
+
+MASKS = {"mlp": MLPMask, "factors": FactorMask, "free": FreeMask, "random": RandomMask}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a concept is learned. The defaults are those of the embedded base; a method may start from others."""
+
+    steps: int = 60  # training steps a concept
+    batch: int = 8  # pictures a step
+    rank: int = 16  # r of A: (D1, r), B: (r, D2); cut to what a small weight allows
+    lr: float = 5e-3  # adapters
+    lr_token: float = 2e-2  # token row or token MLP
+    forget: float = 0.0  # λ of L_forget, or of EWC's penalty
+    sparse: float = 0.0  # λ of L_sparse
+    mask: str = "mlp"  # what makes the mask's logits: mlp, factors, free, or random for a fixed mask
+    mask_rank: int = 16
+    temperature: float = 1.0  # τ of the Gumbel-softmax
+    hard: bool = True  # a binary mask, or a soft one
+    density: float = 0.08  # share of weights that a random mask leaves open, or that pruning keeps
+    decay: float = 1.0  # p of the scaled merge: task t's update is folded times t^-p
+    prior: float = 0.0  # weight of the loss on pictures that the model itself drew, half a batch beside each batch
+    drawn: int = 64  # how many pictures it draws for that
+    prior_prompts: str = "a photo of a person; a photo of a waterfall"  # what of; replay draws past concepts instead
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "rank", "mask_rank", "temperature", "lr", "lr_token", "drawn"):
+            if not getattr(self, name) > 0:  # refuses NaN too
+                raise UserError(f"{name} must be above zero, not {getattr(self, name)}")
+        for name in ("forget", "sparse", "prior", "decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be zero or more, not {getattr(self, name)}")
+        if not 0 < self.density <= 1:
+            raise UserError(f"density must be above 0 and at most 1, not {self.density}")
+        if self.mask not in MASKS:
+            raise UserError(f"unknown mask {self.mask}: choose one of {', '.join(MASKS)}")
+
+    def changed(self, **options) -> "Settings":
+        """A copy with some settings changed; unknown ones are refused."""
+        known = {f.name for f in fields(self)}
+        for name in options:
+            if name not in known:
+                raise UserError(f"unknown setting {name}: choose from {', '.join(sorted(known))}")
+        return replace(self, **options)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+class Method:
+    """What a method trains and what it penalises. As it stands: a low-rank change, a token row, no penalty.
+
+    The hooks are called in the order in which they stand here. `model` is the `diffusion.TextToImage` that learns.
+    """
+
+    name = ""
+    defaults: dict = {}
+    everywhere = False  # every weight of the U-Net may change, not only K and V of its cross-attention
+    joint = False  # all concepts are learned at once, round after round, and not one after another
+    alone = False  # every concept has a model of its own, which is kept: nothing is merged
+
+    def __init__(self, **options):
+        self.settings = Settings().changed(**{**self.defaults, **options})
+
+    def begin(self, model) -> None:
+        """Before a task: what the weights should be when it starts."""
+
+    def beside(self, model, generator: torch.Generator) -> Pictures | None:
+        """Pictures that are trained beside the concept's, weighed by `prior` if that is above zero, or None."""
+        prompts = [prompt.strip() for prompt in self.settings.prior_prompts.split(";")]
+        return model.base_pictures(prompts, self.settings.drawn)
+
+    def token(self, start: Tensor, generator: torch.Generator) -> nn.Module:
+        """What produces the token's row from its start (width,)."""
+        return Vector(start, generator)
+
+    def adapter(self, layer: Layer, generator: torch.Generator) -> LowRank | Full | None:
+        """The change of a weight, or None where it stays as it is."""
+        return LowRank(layer.current, min(self.settings.rank, *layer.current.shape), generator)
+
+    def penalty(self, layer: Layer) -> Tensor | None:
+        """What a layer adds to the loss, weighed by its λ: a scalar, or None."""
+        return None
+
+    def folded(self, delta: Tensor, task: int) -> Tensor:
+        """What of a weight's learned change is kept after the task."""
+        return delta
+
+    def end(self, model, pictures: Pictures, generator: torch.Generator) -> None:
+        """After folding: what later tasks need to know of this one goes to `layer.memory`."""

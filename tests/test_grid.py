@@ -1,0 +1,113 @@
+"""A grid's cells: what they run, that each stands alone, and that changed results are refused."""
+
+import json
+
+import pytest
+import yaml
+
+from stamina_lite import cli
+from stamina_lite.data import UserError
+from stamina_lite.grid import SEAL, check_seal, load_grid, protocol_hash, results_hash
+from stamina_lite.report import write_report
+from stamina_lite.reproduce import reproduce
+
+ROWS = {
+    "lora": {"steps": 1, "batch": 1, "rank": 1},
+    "c-lora-strong": {"method": "c-lora", "forget": 30.0, "steps": 1, "batch": 1},
+    "broken": {"method": "lora", "steps": 1},
+}
+
+
+def write_grid(file, rows=("lora",), seeds=(0,), orders=("alternate",), **changed):
+    protocol = {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": ROWS, **changed}
+    cells = [{"rows": [*rows], "seeds": [*seeds], "orders": [*orders]}]
+    file.write_text(yaml.safe_dump({"protocol": protocol, "cells": cells}))
+    return file
+
+
+def test_cells_are_rows_times_seeds_times_orders_in_the_files_order(tmp_path):
+    file = write_grid(tmp_path / "g.yaml", ["lora", "c-lora-strong"], [0, 2], ["alternate", "people first"])
+    cells = load_grid(file)
+    assert [c.name for c in cells][:3] == ["lora.alternate.0", "c-lora-strong.alternate.0", "lora.alternate.2"]
+    assert cells[-1].name == "c-lora-strong.people-first.2" and len(cells) == 8
+    assert cells[1].method() == ("c-lora", {"forget": 30.0, "steps": 1, "batch": 1})
+
+
+def test_the_protocols_hash_changes_with_what_is_run_and_not_with_which_cells(tmp_path):
+    hashes = [
+        protocol_hash(load_grid(write_grid(tmp_path / "g.yaml", **change))[0].protocol)
+        for change in ({}, {"rows": ["c-lora-strong"]}, {"pictures": 3}, {"guidance": 2.0})
+    ]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
+def write_cell(folder, protocol="p", **settings):
+    """A sealed cell without results."""
+    folder.mkdir()
+    (folder / "run.json").write_text('{"method": "lora"}')
+    seal = {"cell": folder.name, "row": "lora", "settings": settings, "protocol": protocol}
+    (folder / SEAL).write_text(json.dumps(seal | {"results": results_hash(folder)}))
+
+
+@pytest.mark.parametrize("other", [{"protocol": "q"}, {"steps": 9}])
+def test_cells_of_two_protocols_are_not_reported_together(tmp_path, other):
+    for k, change in enumerate(({}, {}, other)):
+        write_cell(tmp_path / f"lora.alternate.{k}", **{"steps": 3, **change})
+    write_report([tmp_path / f"lora.alternate.{k}" for k in (0, 1)], tmp_path / "r.html")
+    with pytest.raises(UserError, match="lora.alternate.0 and .*lora.alternate.2 were run under different protocols"):
+        write_report([tmp_path], tmp_path / "r.html")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": ["loora"]}, "unknown row loora: the protocol has broken, c-lora-strong"),
+        ({"orders": ["backwards"]}, "unknown order backwards: choose alternate"),
+        ({"seeds": [0, 0]}, "lora.alternate.0 stands there twice"),
+        ({"set": "mini51"}, "unknown set mini51"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        load_grid(write_grid(tmp_path / "g.yaml", **change))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"protocol": {}, "cells": []}, "is no grid: expected cells, and a protocol of set, pictures"),
+        ({"cells": []}, "is no grid"),
+        ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": {"x": {"method": "y"}}},
+          "cells": [{"rows": ["x"], "seeds": [0], "orders": ["alternate"]}]}, "unknown method y"),
+        ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": {"lora": {"rnak": 1}}},
+          "cells": [{"rows": ["lora"], "seeds": [0], "orders": ["alternate"]}]}, "unknown setting rnak"),
+        ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": ROWS},
+          "cells": [{"rows": ["lora"], "seed": 0}]}, "no group of cells"),
+    ],
+)  # fmt: skip
+def test_a_damaged_grid_is_refused(tmp_path, content, message):
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message):
+        load_grid(tmp_path / "g.yaml")
+
+
+def test_a_grid_runs_seals_and_keeps_its_cells_and_names_what_failed(tmp_path, capsys):
+    file, out = write_grid(tmp_path / "g.yaml", ["broken", "lora"]), tmp_path / "out"
+    (out / "broken.alternate.0").mkdir(parents=True)
+    (out / "broken.alternate.0" / "run.json").write_text('{"method": "another"}')
+    assert reproduce(str(file), out) == ["broken.alternate.0"]
+    said = capsys.readouterr().out
+    assert "FAILED  broken.alternate.0: see" in said and "done    lora.alternate.0" in said
+    assert "failed" in json.loads((out / "broken.alternate.0" / SEAL).read_text())
+    assert "holds another run" in (out / "broken.alternate.0.log").read_text()
+    done = out / "lora.alternate.0"
+    seal = check_seal(done)
+    assert seal["row"] == "lora" and seal["protocol"] == protocol_hash(load_grid(file)[0].protocol)
+    assert json.loads((done / "run.json").read_text())["settings"]["rank"] == 1
+
+    assert reproduce(str(write_grid(file)), out) == [] and "kept    lora.alternate.0" in capsys.readouterr().out
+    (done / "results.json").write_text((done / "results.json").read_text().replace("0", "1", 1))
+    with pytest.raises(UserError, match="lora.alternate.0 was changed after its run: restore it"):
+        check_seal(done)
+    assert cli.main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 2
+    assert "was changed after its run" in capsys.readouterr().err
