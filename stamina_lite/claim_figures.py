@@ -1,0 +1,92 @@
+"""The figures of the claim, drawn from a grid's stored cells alone: every function returns a matplotlib Figure."""
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .claim import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
+from .metrics import mean_interval
+from .plots import colour
+
+WINDOW = 10  # tasks in a point of a curve
+
+
+def gain_by_task(found: list[Found], rows: list[str]) -> Figure:
+    """What weights add to the token alone just after learning, against the task: where it falls, a model saturates.
+
+    A point is the mean over ten tasks and all runs, the band its 95 % interval over concepts. Zero, the grey line, is
+    a method that learns no more than the token does.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for row in rows:
+        tasks = gains_by_task(found, row)
+        middles, means, lows, highs = [], [], [], []
+        for start in range(0, len(tasks) - WINDOW + 1, WINDOW // 2):
+            pooled = [value for at in tasks[start : start + WINDOW] for value in at]
+            low, high = mean_interval(pooled)
+            middles.append(start + (WINDOW + 1) / 2)
+            means.append(sum(pooled) / len(pooled))
+            lows.append(low)
+            highs.append(high)
+        axis.plot(middles, means, color=colour(row), label=row, marker=".")
+        axis.fill_between(middles, lows, highs, color=colour(row), alpha=0.15, linewidth=0)
+    axis.axhline(0, color="#777777", linewidth=0.8)
+    axis.set(xlabel=f"Task t (means of {WINDOW})", ylabel=f"Gain: MMD² of {TOKEN} less that of the method")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    return figure
+
+
+def plane(found: list[Found]) -> Figure:
+    """Every method by what it learns beyond the token (across) and what it forgets (up), with 95 % intervals.
+
+    Best is the lower right. At the left edge a method forgets little because it learned little.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    for row in rows_of(found):
+        learned, runs = gain(found, row, "all"), of_row(found, row)
+        if learned is None or drift(runs[0].results) is None:
+            continue
+        lost = number(by_concept(runs, drift))
+        axis.errorbar(
+            learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),
+            color=colour(row), marker="o", markersize=4, linewidth=0.8,
+        )  # fmt: skip
+        axis.annotate(row, (learned.mean, lost.mean), (4, 4), textcoords="offset points", fontsize=7)
+    axis.axvline(0, color="#777777", linewidth=0.8)
+    axis.set_yscale("symlog", linthresh=0.1)
+    axis.set(xlabel=f"Gain over {TOKEN} when just learned (MMD²)", ylabel="Forgetting: F_mmd (MMD²)")
+    return figure
+
+
+def arms(value: Number) -> list[list[float]]:
+    """Lengths of an error bar; rounding may put a bound of equal values a hair's breadth beyond their mean."""
+    return [[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]]
+
+
+def masks(found: list[Found], row: str = "stamina") -> Figure:
+    """Left: how open a task's masks are, and how much of the past weights' mass they touch. Right: overlap and chance.
+
+    Both against the task, mean over layers and runs. Touching less than the density means avoiding the past.
+    """
+    results = [f.results for f in of_row(found, row)]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    tasks = range(1, len(results[0]["tasks"]) + 1)
+
+    def mean(of) -> list[float]:
+        columns = [[v for v in (of(r, t - 1) for r in results) if v is not None] for t in tasks]
+        return [sum(c) / len(c) if c else float("nan") for c in columns]
+
+    def overlap(r, t, key):
+        return r["mask_overlap"][t] and r["mask_overlap"][t][key]
+
+    left.plot(tasks, mean(lambda r, t: r["mask_density"][t]), color=colour(row), label="density")
+    left.plot(tasks, mean(lambda r, t: r["touched"][t]), color="#000000", label="share of Σ|past| touched")
+    right.plot(tasks, mean(lambda r, t: overlap(r, t, "overlap")), color=colour(row), label="with the task before")
+    right.plot(tasks, mean(lambda r, t: overlap(r, t, "chance")), color="#777777", label="independent masks")
+    left.set(xlabel="Task t", ylabel="Share of weights", ylim=(0, None))
+    right.set(xlabel="Task t", ylabel="Overlap |m ∧ m'| / |m ∨ m'|", ylim=(0, None))
+    for axis in (left, right):
+        axis.legend(frameon=False)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure

@@ -1,0 +1,194 @@
+"""Tables of the claim from cells whose numbers are known."""
+
+import json
+import re
+
+import matplotlib.pyplot as plt
+import pytest
+import yaml
+
+from stamina_lite import claim, claim_figures
+from stamina_lite.data import UserError
+from stamina_lite.grid import SEAL, load_grid, results_hash
+
+ROWS = {"ti++": {}, "lora-alone": {}, "c-lora": {}, "stamina": {"forget": 1.0}, "offline": {}}
+NAMES = [f"c{k:02d}" for k in range(20)]
+
+
+def results(row, plasticity, final, drift, step=None, tasks=NAMES):
+    n = len(tasks)
+    joint = row == "offline"
+    stage = {"a_mmd_each": final, "concept_accuracy_each": [0.5] * n}
+    return {
+        "method": row,
+        "seed": 0,
+        "tasks": tasks,
+        "mmd": {},
+        "plasticity": [None] * n if joint else plasticity,
+        "weight_change": [1.0] * n,
+        "step_change": step or [1.0] * n,
+        "mask_density": [0.1] * n,
+        "mask_overlap": [None, *[{"overlap": 0.2, "chance": 0.1}] * (n - 1)],
+        "touched": [None, *[0.05] * (n - 1)],
+        "seconds": [2.0] * n,
+        "n_param": {"train": 1.0, "store": 0.0 if row != "lora-alone" else 9.0},
+        "kid": 0.001,
+        "a_mmd_each": final,
+        "f_mmd_each": [] if joint else drift[:-1],
+        "concept_accuracy_each": [0.25] * n,
+        "concept_accuracy_when_learned_each": None if joint else [0.5] * n,
+        "stages": {"5": {k: v[:5] for k, v in stage.items()}, str(n): stage},
+    }
+
+
+def write_cell(home, cell, content=None, **seal):
+    folder = home / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if content is not None:
+        (folder / "results.json").write_text(json.dumps(content))
+        (folder / "run.json").write_text("{}")
+        seal = {"results": results_hash(folder), **seal}
+    (folder / SEAL).write_text(json.dumps({**cell.seal, **seal}))
+    return folder
+
+
+@pytest.fixture
+def grid(tmp_path):
+    protocol = {"set": "mini50", "pictures": 2, "stages": [5], "guidance": 1.0, "rows": ROWS}
+    cells = [{"rows": [*ROWS], "seeds": [0, 1], "orders": ["alternate"]}]
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"protocol": protocol, "cells": cells}, sort_keys=False))
+    return tmp_path / "grid.yaml"
+
+
+@pytest.fixture
+def home(grid, tmp_path):
+    """C-LoRA gains .8 falling to 0 where LoRA alone gains 1 throughout; STAMINA gains .6 throughout and drifts less."""
+    noise = [0.01 * (k % 3 - 1) for k in range(20)]
+    token = [3.0 + n for n in noise]
+    made = {
+        "ti++": (token, token, [0.0] * 20),
+        "lora-alone": ([t - 1.0 - n for t, n in zip(token, noise, strict=True)], [2.0] * 20, [0.0] * 20),
+        "c-lora": ([t - 0.8 * (1 - k / 19) for k, t in enumerate(token)], [2.9] * 20, [0.4 + n for n in noise]),
+        "stamina": ([t - 0.6 + n for t, n in zip(token, noise, strict=True)], [2.7] * 20, [0.1] * 20),
+        "offline": (None, [1.5] * 20, None),
+    }
+    for cell in load_grid(grid):
+        if cell.seed == 0 or cell.row != "offline":
+            steps = [4.0, *[1.0] * 8, *[0.1] * 11] if cell.row == "c-lora" else None
+            write_cell(tmp_path / "cells", cell, results(cell.row, *made[cell.row], steps))
+        else:
+            write_cell(tmp_path / "cells", cell, failed="no memory")
+    return tmp_path / "cells"
+
+
+def test_gains_and_differences_are_told_concept_by_concept(home, grid):
+    found = claim.read_cells(home, grid)
+    first, last = (claim.gain(found, "c-lora", part) for part in ("first", "last"))
+    assert first.mean == pytest.approx(0.8 * (1 - 1.5 / 19)) and last.mean == pytest.approx(0.8 * 1.5 / 19)
+    assert first.low < first.mean < first.high
+    lead = claim.difference(found, "c-lora", "stamina", claim.plasticity, "last")
+    assert lead.mean == pytest.approx(0.6 - 0.8 * 1.5 / 19, abs=0.01) and lead.low > 0.5
+    assert claim.difference(found, "offline", "stamina", claim.plasticity) is None
+    assert claim.difference(found, "lora", "stamina", claim.final) is None
+    fall = claim.fall_of_gain(found, "c-lora", "lora-alone")
+    assert fall.mean == pytest.approx(first.mean - last.mean, abs=0.02) and fall.low > 0.4
+
+
+def test_runs_of_another_shuffle_are_matched_by_concept_not_by_place(home, grid):
+    """Seed 1 learns backwards: a difference must compare the same concepts, and a mean over runs the same names."""
+    for cell in load_grid(grid):
+        if cell.seed == 1 and cell.row in ("ti++", "stamina"):
+            values = [float(k) + (0.5 if cell.row == "stamina" else 0.0) for k in range(20)]
+            write_cell(home, cell, results(cell.row, values, values, values, tasks=NAMES[::-1]))
+    found = claim.read_cells(home, grid)
+    means = claim.by_concept(claim.of_row(found, "stamina"), claim.final)
+    assert means["c00"] == pytest.approx((2.7 + 19.5) / 2) and means["c19"] == pytest.approx((2.7 + 0.5) / 2)
+    late = claim.difference(found, "stamina", "ti++", claim.plasticity, "last")
+    assert late.mean == pytest.approx((-0.6 + 0.5) / 2, abs=0.02)
+
+
+def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
+    lines = claim.main_table(claim.read_cells(home, grid)).splitlines()
+    head = [c.strip() for c in lines[0].strip("|").split("|")]
+    rows = {line.split("|")[1].strip(): [c.strip() for c in line.strip("|").split("|")] for line in lines[2:]}
+    assert [*rows] == [*ROWS] and all(len(row) == len(head) for row in rows.values())
+    stamina = dict(zip(head, rows["stamina"], strict=True))
+    assert stamina["runs"] == "2" and stamina["A_mmd"] == "2.70 [2.70, 2.70]" and stamina["F_mmd"].startswith("0.10 [")
+    assert stamina["accuracy %"] == "25 [25, 25]" and stamina["gain, last"].startswith("0.6")
+    offline = dict(zip(head, rows["offline"], strict=True))
+    assert offline["runs"] == "1 (1 failed)" and offline["F_mmd"] == "–" and offline["gain, first"] == "–"
+    assert dict(zip(head, rows["lora-alone"], strict=True))["stored %"] == "9"
+
+
+def test_lengths_are_the_stages_of_the_runs(home, grid):
+    table = claim.length_table(claim.read_cells(home, grid))
+    assert table.splitlines()[0] == "| row | A_mmd, 5 | A_mmd, 20 | accuracy %, 5 | accuracy %, 20 |"
+    assert re.search(r"\| stamina \| 2\.70 \[.*\| 50 \[50, 50\]", table)
+
+
+def test_claims_get_the_verdict_of_their_interval(home, grid):
+    verdicts = {}
+    for line in claim.claims_table(claim.read_cells(home, grid)).splitlines()[2:]:
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        verdicts[cells[0]] = cells[-1]
+    assert verdicts["C-LoRA's weights stop moving"] == "holds"
+    assert verdicts["C-LoRA stops being able to learn"] == "holds"
+    assert verdicts["STAMINA keeps learning"] == verdicts["STAMINA forgets as little"] == "holds"
+    assert verdicts["STAMINA knows more at the end"] == verdicts["nothing is added"] == "holds"
+    assert verdicts["the mask does it"] == "–"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "side", "bound", "expected"),
+    [
+        ((1.0, 0.5, 1.5), "above", 0.0, "holds"),
+        ((1.0, -0.5, 1.5), "above", 0.0, "holds in part"),
+        ((-1.0, -1.5, 0.5), "above", 0.0, "does not hold"),
+        ((0.02, 0.01, 0.04), "below", 0.05, "holds"),
+        ((0.02, 0.01, 0.06), "below", 0.05, "holds in part"),
+        ((0.08, 0.01, 0.16), "below", 0.05, "does not hold"),
+    ],
+)
+def test_verdicts(numbers, side, bound, expected):
+    assert claim.verdict(claim.Number(*numbers), side, bound) == expected
+
+
+def test_missing_cells_are_named(home, grid):
+    for cell in load_grid(grid):
+        if cell.row == "offline":
+            (home / cell.name / SEAL).unlink()
+    assert claim.blocks(home, grid)["missing"] == (
+        "8 of 10 cells have been run. Missing: offline.alternate.0, offline.alternate.1."
+    )
+
+
+def test_unknown_foreign_and_edited_cells_are_refused(home, grid):
+    cell = load_grid(grid)[0]
+    seal = home / cell.name / SEAL
+    good = seal.read_text()
+    seal.write_text(json.dumps({**json.loads(good), "settings": {"forget": 9}}))
+    with pytest.raises(UserError, match=r"ti\+\+.alternate.0 was run under another protocol than grid.yaml"):
+        claim.read_cells(home, grid)
+    seal.write_text(good)
+    file = home / cell.name / "results.json"
+    content = file.read_text()
+    file.write_text(content.replace("3.0", "2.0", 1))
+    with pytest.raises(UserError, match="was changed after its run"):
+        claim.read_cells(home, grid)
+    file.write_text(content)
+    (home / cell.name).rename(home / "tj.alternate.0")
+    with pytest.raises(UserError, match="tj.alternate.0 is no cell of grid.yaml"):
+        claim.read_cells(home, grid)
+
+
+def test_figures_show_every_row_that_can_be_shown(home, grid):
+    found = claim.read_cells(home, grid)
+    curves = claim_figures.gain_by_task(found, ["c-lora", "stamina"]).axes[0]
+    assert [line.get_label() for line in curves.lines[:2]] == ["c-lora", "stamina"]
+    assert list(curves.lines[0].get_xdata()) == [5.5, 10.5, 15.5]
+    assert curves.lines[0].get_ydata()[0] > 0.55 > 0.25 > curves.lines[0].get_ydata()[-1]
+    plane = claim_figures.plane(found).axes[0]
+    assert {t.get_text() for t in plane.texts} == {"ti++", "lora-alone", "c-lora", "stamina"}
+    left, right = claim_figures.masks(found).axes
+    assert set(left.lines[0].get_ydata()) == {0.1} and right.lines[0].get_ydata()[-1] == pytest.approx(0.2)
+    plt.close("all")
