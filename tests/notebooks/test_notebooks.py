@@ -18,7 +18,8 @@ from stamina_lite.bases import EMBEDDED
 
 HOME = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
-PRESETS = sorted((HOME / "params").glob("*.yaml"))
+GRIDS = [HOME / "params" / "claim50.yaml"]
+PRESETS = sorted(set((HOME / "params").glob("*.yaml")) - set(GRIDS))
 PARAMETER = re.compile(r"([A-Z][A-Z_]*) = (.+?)  # (str|int|float|bool|list): \S.*")
 COMMON = {"BASE", "SEED", "DEVICE", "OUT"}
 STANDING = ("[paper", "[recalled", "[ours")

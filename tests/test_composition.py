@@ -1,0 +1,59 @@
+"""Two concepts in one picture: real pictures pasted together are recognised, and only where they stand."""
+
+import pytest
+import torch
+
+from stamina_lite import concepts
+from stamina_lite.composition import Pair, detect, halves, pasted
+from stamina_lite.evaluation import reference_features
+from stamina_lite.features import features
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Six people and six waterfalls with their real features."""
+    extractor = features("lite0")
+    found = {c.name: c for c in concepts("mini50", count=12)}
+    real = {name: reference_features(c, extractor, 64) for name, c in found.items()}
+    kinds = {kind: {n: x for n, x in real.items() if n.startswith(kind)} for kind in ("person", "falls")}
+    return found, kinds, extractor
+
+
+def test_prompts_say_how_two_concepts_stand(world):
+    found = world[0]
+    first, second, falls = (found[n] for n in ("person-01", "person-02", "falls-03"))
+    assert Pair(first, second).prompt == "a photo of <person-01> next to <person-02>"
+    assert Pair(first, falls, scene=True).prompt == "a photo of <person-01> in front of <falls-03>"
+
+
+def test_halves_are_the_lower_corners():
+    picture = torch.zeros(1, 3, 64, 64)
+    picture[..., 24:, :40], picture[..., 24:, 40:] = 1.0, 2.0
+    left, right = halves(picture)
+    assert left.shape == right.shape == (1, 3, 40, 40)
+    assert (left == 1).all() and (right[..., :16] == 1).all() and (right[..., 16:] == 2).all()
+
+
+def test_two_people_are_found_in_the_order_they_stand_in(world):
+    found, kinds, extractor = world
+    first, second = found["person-01"], found["person-05"]
+    together = pasted(first.load(64), second.load(64))
+    people = kinds["person"]
+    right = detect(together, Pair(first, second), people, people, extractor)
+    turned = detect(together, Pair(second, first), people, people, extractor)
+    other = detect(together, Pair(found["person-03"], found["person-04"]), people, people, extractor)
+    assert right["both"] > 0.7 and right["one"] >= right["both"]
+    assert turned["both"] < 0.1 and other["both"] < 0.1
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_person_before_a_waterfall_is_found_on_either_side(world, mirrored):
+    """The person is told from all concepts: among people only, a bare waterfall would be somebody too."""
+    found, kinds, extractor = world
+    person, falls = found["person-01"], found["falls-01"]
+    pair, everything = Pair(person, falls, scene=True), kinds["person"] | kinds["falls"]
+    together = pasted(person.load(64), falls.load(64), scene=True)
+    there = detect(together.flip(-1) if mirrored else together, pair, everything, kinds["falls"], extractor)
+    assert there["both"] > 0.5
+    alone = detect(falls.load(64), pair, everything, kinds["falls"], extractor)
+    assert alone == {"both": 0.0, "one": 1.0}
