@@ -184,6 +184,7 @@ class Layer:
         """Put an adapter on the weight. The optimizer is made after this."""
         self.adapter = adapter
         parametrize.register_parametrization(self.module, self.parameter, adapter)
+        adapter.train()  # torch has just set it to the mode of its module, and in a frozen one a mask would not learn
         self.module.parametrizations[self.parameter].original.requires_grad_(False)
 
     def delta(self) -> Tensor:

@@ -38,6 +38,25 @@ def test_only_what_a_method_trains_and_the_new_row_change(tiny, photos, name):
     assert set(after) == set(before), "an adapter was left in the model"
 
 
+def test_masks_learn_from_the_pictures_alone(tiny, photos):
+    """Without any penalty the logits move and every step draws another mask, though the U-Net is in eval mode."""
+    model, seen = TextToImage(tiny), []
+
+    def look(step, numbers):
+        mask = model.layers[0].adapter.mask
+        with torch.no_grad():
+            seen.append((torch.cat(mask.logits()).clone(), mask().clone()))
+
+    method = make_method("stamina", lr=0.05, **{**FEW, "steps": 6}, sparse=0.0, forget=0.0)
+    learned = model.learn(concepts(photos)[0], method, 0, 1, look)
+    (first, drawn), (last, later) = seen[0], seen[-1]
+    assert (last - first).abs().mean() > 0.01  # the first step moves no logit: A is still zero, and so is the gradient
+    assert not torch.equal(drawn, later)
+    on, off = last.chunk(2)
+    assert torch.equal(learned.masks[model.layers[0].name], on > off)
+    assert not torch.equal(later.bool(), on > off), "without noise nothing was drawn"
+
+
 def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photos):
     """The same pictures whatever was learned before, and another weight of their loss gives other weights."""
     from stamina_lite import load_base
