@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from stamina_lite import concepts, load_base, make_method
-from stamina_lite.diffusion import TEMPLATES, TextToImage, target
+from stamina_lite.diffusion import TextToImage, target
+from stamina_lite.pictures import TEMPLATES
 from stamina_lite.versions import versions
 
 

@@ -18,7 +18,7 @@ from stamina_lite.checkpoint import write_json
 from stamina_lite.methods import make_method
 
 OWN = {  # four combinations each
-    "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},
+    "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},  # so that one of the last two is among these
     "c-lora": {"forget": (0.03, 0.3, 3.0, 30.0)},
     "stamina": {"forget": (3.0, 30.0), "sparse": (0.0, 0.1)},
     "ti": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
@@ -37,8 +37,7 @@ RATE = {  # which rate is then halved and doubled; "lr" where nothing else stand
     **dict.fromkeys(("replay", "custom-diffusion", "custom-diffusion-merge", "offline", "dreambooth"), "lr_token"),
     **dict.fromkeys(("ti", "ti++"), "lr_token"),
 }
-# How far, where that rate was searched already: between its values. Elsewhere by 2.
-SCALE = dict.fromkeys(("ti", "ti++", "lora", "lora-orthogonal"), 2**0.5)
+SCALE = {"ti": 2**0.5, "ti++": 2**0.5}  # by how much: between the values where that rate was searched already, else 2
 MEASURES = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
 
 

@@ -14,17 +14,33 @@ from torch import Tensor
 from .checkpoint import load_task, read_json
 from .data import UserError
 
-# Okabe and Ito's palette, told apart by the colour-blind too, and a grey; a method has its colour in every figure.
+# Methods that meet in one figure have Okabe and Ito's colours, told apart by the colour-blind too; others are shades
+# of their family's hue and always stand beside their name. A method has its colour in every figure.
 COLOURS = {
     "lora": "#E69F00",
     "c-lora": "#0072B2",
     "stamina": "#D55E00",
+    "ti": "#000000",
+    "ti++": "#999999",
+    "dreambooth": "#3F1F69",
+    "replay": "#5B3A8C",
+    "custom-diffusion": "#7B5BAE",
+    "custom-diffusion-merge": "#9C80C8",
+    "custom-diffusion-ewc": "#BCA8DE",
+    "offline": "#332288",
     "stamina-no-mask": "#56B4E9",
     "stamina-no-token-mlp": "#009E73",
     "stamina-neither": "#CC79A7",
     "stamina-no-forget": "#F0E442",
-    "ti": "#000000",
-    "ti++": "#999999",
+    "stamina-no-sparsity": "#8C2D04",
+    "stamina-soft-mask": "#A63F0B",
+    "stamina-factor-mask": "#C65A1E",
+    "stamina-free-mask": "#E58B57",
+    "stamina-random-mask": "#F2B58F",
+    "lora-scaled": "#6B8E23",
+    "lora-orthogonal": "#8FAF4A",
+    "lora-pruned": "#B5CF7F",
+    "lora-alone": "#117733",
 }
 RUNNING = 5  # tasks in a running mean
 SERIES = ("tasks", "plasticity", "weight_change", "step_change", "mmd", "mask_density")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -192,3 +193,17 @@ def test_figures_show_every_row_that_can_be_shown(home, grid):
     left, right = claim_figures.masks(found).axes
     assert set(left.lines[0].get_ydata()) == {0.1} and right.lines[0].get_ydata()[-1] == pytest.approx(0.2)
     plt.close("all")
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("document", ["README.md", "REPRODUCIBILITY.md"])
+def test_documents_show_what_the_stored_runs_say(document):
+    """Every table between marks is recomputed from results/claim50: a number changed by hand fails here."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = claim.blocks(ROOT / "results" / "claim50", ROOT / "notebooks" / "params" / "claim50.yaml")
+    shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
+    assert shown and set(shown) <= set(blocks)
+    for name, table in shown.items():
+        assert table == blocks[name], f"{document}: {name}: run python benchmarks/claim50.py"
