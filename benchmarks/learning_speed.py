@@ -1,0 +1,94 @@
+"""How many steps a method needs: likeness along training, at early and at late tasks of a finished run.
+
+    python benchmarks/learning_speed.py runs/claim50 --rows ti++ lora c-lora stamina --out results/learning_speed.json
+
+Each run is put where it stood before a task, the task's concept is learned again as it was then, and pictures are drawn
+from one noise on the way. A method has come 90 % of its way at the step where the MMD² to the real pictures has fallen
+by 90 % of what it falls in all, between two looks on a straight line. Resumable: what is in --out is kept.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from stamina_lite import ContinualLearner, concepts, load_base, metrics, tokens
+from stamina_lite.checkpoint import load_task, read_json, write_json
+from stamina_lite.diffusion import seeded
+from stamina_lite.evaluation import picture_seed, reference_features
+from stamina_lite.features import features
+from stamina_lite.grid import check_seal
+from stamina_lite.pictures import PROMPT
+from stamina_lite.sequence import restore
+from stamina_lite.versions import versions
+
+LOOKS = (0, 5, 10, 15, 20, 30, 40, 50, 60)  # steps trained when pictures are drawn
+
+
+def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
+    """MMD² at every look while the run's `task` is learned again."""
+    about = read_json(run / "run.json")
+    order = concepts(about["set"], about["order"].replace("-", " "), shuffle=about["shuffle"])
+    concept = order[task - 1]
+    learner = ContinualLearner(load_base(), about["method"], about["seed"], **about["settings"])
+    if task > 1:
+        restore(learner.model, load_task(run / "tasks" / f"{task - 1:03d}")[0])
+    real = reference_features(concept, extractor, learner.model.size)
+    seeds = [picture_seed(about["seed"], concept.name, k) for k in range(n)]
+    found = []
+
+    def look() -> None:
+        adapters = [layer.adapter for layer in learner.model.layers if layer.adapter is not None]
+        for adapter in adapters:
+            adapter.eval()  # as it would be folded now
+        found.append(metrics.mmd2(real, extractor(learner.model.draw([PROMPT.format(concept.token)] * n, seeds))))
+        for adapter in adapters:
+            adapter.train()
+
+    def on_step(step, numbers):
+        if step + 1 in LOOKS[1:]:
+            look()
+
+    begin = tokens.random_start(learner.model.table, learner.model.words, seeded(about["seed"], task, 0))
+    learner.model.add_token(concept.token, begin)
+    look()
+    learner.model.learn(concept, learner.method, about["seed"], task, on_step)
+    return found
+
+
+def steps_to(share: float, values: list[float]) -> float:
+    """The step at which `share` of the whole fall is done; the last look where it never is."""
+    goal = values[0] + share * (values[-1] - values[0])
+    for k in range(1, len(values)):
+        if (values[k] - goal) * (values[-1] - values[0]) >= 0:
+            part = (goal - values[k - 1]) / (values[k] - values[k - 1])
+            return LOOKS[k - 1] + part * (LOOKS[k] - LOOKS[k - 1])
+    return float(LOOKS[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--rows", nargs="+", default=["ti++", "lora", "c-lora", "stamina"])
+    parser.add_argument("--tasks", nargs="+", type=int, default=[1, 2, 3, 4, 37, 38, 39, 40])
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    extractor = features("lite0")
+    report = read_json(args.out) if args.out.exists() else {"looks": LOOKS, "pictures": args.pictures, "rows": {}}
+    report |= versions(torch.device("cpu"))
+    for row in args.rows:
+        run = args.runs / f"{row}.alternate.0"
+        check_seal(run)
+        for task in args.tasks:
+            there = report["rows"].setdefault(row, {})
+            if str(task) not in there:
+                there[str(task)] = likeness(run, task, args.pictures, extractor)
+                write_json(args.out, report)
+            values = there[str(task)]
+            said = " ".join(f"{v:.2f}" for v in values)
+            print(f"{row:12s} task {task:2d}: {said}  90 % after {steps_to(0.9, values):.0f} steps", flush=True)
+
+
+if __name__ == "__main__":
+    main()

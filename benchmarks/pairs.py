@@ -1,0 +1,96 @@
+"""Two learned concepts in one picture, of every stored run's final model: how often both are there.
+
+    python benchmarks/pairs.py runs/claim50 --rows ti++ lora c-lora stamina --out results/pairs
+
+Two people side by side, and a person before a waterfall, eight pairs each, early and late concepts mixed; the ceiling
+is that of real pictures pasted together. Writes pairs.json, resumable row by row, and a sheet a row.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from stamina_lite import concepts, load_base, metrics, plots
+from stamina_lite.checkpoint import read_json, write_json
+from stamina_lite.composition import Pair, detect, pasted
+from stamina_lite.data import UserError
+from stamina_lite.evaluation import picture_seed, reference_features, to_pil
+from stamina_lite.features import features
+from stamina_lite.grid import check_seal
+from stamina_lite.sequence import open_run
+from stamina_lite.versions import versions
+
+KINDS = {"two people": False, "a person before a waterfall": True}
+SHOWN = 6  # pictures of a pair on a sheet
+
+
+def pairs_of(order: list) -> dict[str, list[Pair]]:
+    """Eight pairs of each kind: every third person with the one half a set later, and with a waterfall."""
+    people = [c for c in order if c.name.startswith("person")]
+    falls = [c for c in order if c.name.startswith("falls")]
+    first = people[::3][:8]
+    later = [people[(3 * k + len(people) // 2) % len(people)] for k in range(8)]
+    return {
+        "two people": [Pair(a, b) for a, b in zip(first, later, strict=True)],
+        "a person before a waterfall": [Pair(a, b, scene=True) for a, b in zip(first, falls[1::3], strict=True)],
+    }
+
+
+def measure(draw, kinds: dict[str, list[Pair]], real: dict, extractor) -> dict:
+    """Shares by kind: draw(pair) gives pictures (n, 3, H, W)."""
+    falls = {name: x for name, x in real.items() if name.startswith("falls")}
+    found = {}
+    for kind, pairs in kinds.items():
+        each = [detect(draw(p), p, real, falls if p.scene else real, extractor) for p in pairs]
+        both = [e["both"] for e in each]
+        low, high = metrics.mean_interval(both)
+        one = sum(e["one"] for e in each) / len(each)
+        found[kind] = {"both": sum(both) / len(both), "low": low, "high": high, "one": one, "each": both}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--rows", nargs="+", default=["ti++", "lora", "c-lora", "stamina"])
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=Path("results/pairs"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    file, extractor = args.out / "pairs.json", features("lite0")
+    order = concepts("mini50")
+    kinds, real = pairs_of(order), {c.name: reference_features(c, extractor, 64) for c in order}
+    report = read_json(file) if file.exists() else {"pictures": args.pictures, "rows": {}}
+    report |= versions(torch.device("cpu"))
+    if "real, pasted" not in report["rows"]:
+        ceiling = measure(lambda p: pasted(p.first.load(64), p.second.load(64), p.scene), kinds, real, extractor)
+        report["rows"]["real, pasted"] = ceiling
+    for row in args.rows:
+        if row in report["rows"]:
+            continue
+        run, drawn = args.runs / f"{row}.alternate.0", {}
+        check_seal(run)
+        learner = open_run(run, lambda about: load_base())
+
+        def draw(pair, learner=learner, drawn=drawn):
+            seeds = [picture_seed(0, pair.prompt, k) for k in range(args.pictures)]
+            drawn[pair.prompt] = learner.model.draw([pair.prompt] * args.pictures, seeds)
+            return drawn[pair.prompt]
+
+        if learner.method.alone:
+            raise UserError(f"{row} has no model that knows two concepts: leave it out")
+        report["rows"][row] = measure(draw, kinds, real, extractor)
+        write_json(file, report)
+        pictures = [to_pil(x[:SHOWN]) for x in drawn.values()]
+        plots.sheet(pictures, [p.removeprefix("a photo of ") for p in drawn]).savefig(args.out / f"{row}.png", dpi=80)
+        plt.close("all")
+    write_json(file, report)
+    for row, found in report["rows"].items():
+        said = [f"{kind}: both {100 * f['both']:.0f} %, one {100 * f['one']:.0f} %" for kind, f in found.items()]
+        print(f"{row:14s}", "   ".join(said))
+
+
+if __name__ == "__main__":
+    main()
