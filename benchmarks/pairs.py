@@ -46,8 +46,9 @@ def measure(draw, kinds: dict[str, list[Pair]], real: dict, extractor) -> dict:
         each = [detect(draw(p), p, real, falls if p.scene else real, extractor) for p in pairs]
         both = [e["both"] for e in each]
         low, high = metrics.mean_interval(both)
-        one = sum(e["one"] for e in each) / len(each)
-        found[kind] = {"both": sum(both) / len(both), "low": low, "high": high, "one": one, "each": both}
+        means = {key: sum(e[key] for e in each) / len(each) for key in ("both", "one", "nearer")}
+        nearer = metrics.mean_interval([e["nearer"] for e in each])
+        found[kind] = means | {"both_interval": (low, high), "nearer_interval": nearer, "each": each}
     return found
 
 
@@ -88,8 +89,9 @@ def main() -> None:
         plt.close("all")
     write_json(file, report)
     for row, found in report["rows"].items():
-        said = [f"{kind}: both {100 * f['both']:.0f} %, one {100 * f['one']:.0f} %" for kind, f in found.items()]
-        print(f"{row:14s}", "   ".join(said))
+        for kind, f in found.items():
+            shares = f"both {100 * f['both']:3.0f} %, one {100 * f['one']:3.0f} %, nearer {f['nearer']:.2f}"
+            print(f"{row:14s} {kind:28s} {shares}")
 
 
 if __name__ == "__main__":

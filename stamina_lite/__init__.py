@@ -16,7 +16,7 @@ HOME = {  # public name -> module; loaded when first used, so that the command l
     "Concept": "data",
     "UserError": "data",
     "METHODS": "methods",
-    "Settings": "methods",
+    "Settings": "method",
     "make_method": "methods",
 }
 __all__ = [*HOME]

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .claim import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
+from .data import UserError
 from .metrics import mean_interval
 from .plots import colour
 
@@ -67,9 +68,12 @@ def arms(value: Number) -> list[list[float]]:
 def masks(found: list[Found], row: str = "stamina") -> Figure:
     """Left: how open a task's masks are, and how much of the past weights' mass they touch. Right: overlap and chance.
 
-    Both against the task, mean over layers and runs. Touching less than the density means avoiding the past.
+    Both against the task, mean over layers and runs. Touching less than the density means avoiding the past. Raises
+    UserError where no run of the row is stored.
     """
     results = [f.results for f in of_row(found, row)]
+    if not results:
+        raise UserError(f"no run of {row} is stored: run its cells first")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     tasks = range(1, len(results[0]["tasks"]) + 1)
 

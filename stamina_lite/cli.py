@@ -11,7 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
-# Options of learn and bench that are fields of `methods.Settings`; what is not given keeps the method's default.
+# Options of learn and bench that are fields of `method.Settings`; what is not given keeps the method's default.
 SETTINGS = {
     "steps": (int, "training steps a concept"),
     "batch": (int, "pictures a step"),
@@ -228,7 +228,8 @@ def report(args) -> None:
 
 def methods(args) -> None:
     """List the methods and their settings."""
-    from .methods import METHODS, Settings
+    from .method import Settings
+    from .methods import METHODS
 
     for name, method in METHODS.items():
         changed = "".join(f" {key}={value}" for key, value in method.defaults.items())

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from .data import Concept
 from .features import Features
-from .metrics import nearest_concepts
 from .pictures import PROMPT
 
 SIDE = 5 / 8  # of the picture's: two people side by side each fill a square of about that size, standing at the bottom
@@ -36,25 +35,37 @@ def halves(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def detect(images: Tensor, pair: Pair, like_first: Mapping, like_second: Mapping, features: Features) -> dict:
-    """In which share of a pair's pictures both concepts are found, and in which one at least: {"both", "one"}.  [ours]
+    """Are both concepts of a pair in its pictures? {"both", "one", "nearer"}, each in [0, 1].  [ours]
 
     images: (n, 3, H, W) in [-1, 1]. like_first, like_second: name -> features (m, d) of the real pictures of all
-    concepts that each of the two is told from: the scene from other scenes, anything else from everything. What is
-    found is the concept whose mean is nearest: in the left half the first and in the right half the second; before a
-    scene, the first in either half and the scene in the whole picture.
+    concepts that each of the two is told from: the scene from other scenes, anything else from everything. A concept is
+    looked for in its part: the first in the left half and the second in the right one; before a scene, the first in
+    either half and the scene in the whole picture.
+
+    both, one: share of pictures in which both concepts, or at least one, are the nearest to their part. nearer: the
+    share of other concepts that are nearer to a part than its own, mean over the two; 0 if always found, by chance 1/2
+    (1/3 for what may stand in either half).
     """
-
-    def is_there(part: Tensor, concept: Concept, like: Mapping) -> Tensor:
-        nearest = nearest_concepts([features(part)], [*like.values()])[0]
-        return torch.tensor(nearest) == [*like].index(concept.name)
-
-    left, right = halves(images)
+    left, right = (features(half) for half in halves(images))
     if pair.scene:
-        first = is_there(left, pair.first, like_first) | is_there(right, pair.first, like_first)
-        second = is_there(images, pair.second, like_second)
+        first = torch.minimum(nearer(left, pair.first, like_first), nearer(right, pair.first, like_first))
+        second = nearer(features(images), pair.second, like_second)
     else:
-        first, second = is_there(left, pair.first, like_first), is_there(right, pair.second, like_second)
-    return {"both": (first & second).double().mean().item(), "one": (first | second).double().mean().item()}
+        first, second = nearer(left, pair.first, like_first), nearer(right, pair.second, like_second)
+    found = torch.stack([first == 0, second == 0])
+    return {
+        "both": found.all(0).double().mean().item(),
+        "one": found.any(0).double().mean().item(),
+        "nearer": torch.stack([first, second]).mean().item(),
+    }
+
+
+def nearer(part: Tensor, concept: Concept, like: Mapping) -> Tensor:
+    """For features of parts of pictures (n, d) the share of other concepts whose mean is nearer than its own: (n,)."""
+    means = torch.nn.functional.normalize(torch.stack([x.double().mean(0) for x in like.values()]))
+    closeness = part.double() @ means.T  # (n, N)
+    own = closeness[:, [*like].index(concept.name)]
+    return (closeness > own[:, None]).double().sum(1) / (len(like) - 1)
 
 
 def pasted(first: Tensor, second: Tensor, scene: bool = False) -> Tensor:

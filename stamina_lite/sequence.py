@@ -21,7 +21,7 @@ class ContinualLearner:
     """Teaches a StableDiffusionPipeline concepts one after another, keeping no pictures.
 
     pipe: any stock pipeline, changed in place; after every `learn` it is a stock pipeline that knows one token more.
-    method: a name of `methods.METHODS`; settings: see `methods.Settings`.
+    method: a name of `methods.METHODS`; settings: see `method.Settings`.
     out: a run folder. If it holds a run with the same settings, that run goes on; another run is refused (UserError).
     """
 

@@ -16,7 +16,8 @@ from stamina_lite import cli, metrics
 from stamina_lite.diffusion import GUIDANCE
 from stamina_lite.evaluation import from_folder
 from stamina_lite.features import features
-from stamina_lite.methods import METHODS, Settings
+from stamina_lite.method import Settings
+from stamina_lite.methods import METHODS
 from stamina_lite.sequence import ContinualLearner
 
 QUICK = ["--steps", "2", "--batch", "2", "--rank", "2", "--device", "cpu"]
@@ -159,7 +160,7 @@ def test_methods_and_info(capsys):
     assert cli.main(["methods"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[: len(METHODS)]] == [*METHODS]
-    assert "forget=3.0" in printed and "steps=120" in printed
+    assert "forget=3.0" in printed and "steps=60" in printed
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
     assert torch.__version__.split("+")[0] in printed and "mini50" in printed and "CPU" in printed

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stamina_lite import concepts
-from stamina_lite.composition import Pair, detect, halves, pasted
+from stamina_lite.composition import Pair, detect, halves, nearer, pasted
 from stamina_lite.evaluation import reference_features
 from stamina_lite.features import features
 
@@ -42,8 +42,8 @@ def test_two_people_are_found_in_the_order_they_stand_in(world):
     right = detect(together, Pair(first, second), people, people, extractor)
     turned = detect(together, Pair(second, first), people, people, extractor)
     other = detect(together, Pair(found["person-03"], found["person-04"]), people, people, extractor)
-    assert right["both"] > 0.7 and right["one"] >= right["both"]
-    assert turned["both"] < 0.1 and other["both"] < 0.1
+    assert right["both"] > 0.7 and right["one"] >= right["both"] and right["nearer"] < 0.05
+    assert turned["both"] < 0.1 and other["both"] < 0.1 and min(turned["nearer"], other["nearer"]) > 0.25
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -56,4 +56,12 @@ def test_a_person_before_a_waterfall_is_found_on_either_side(world, mirrored):
     there = detect(together.flip(-1) if mirrored else together, pair, everything, kinds["falls"], extractor)
     assert there["both"] > 0.5
     alone = detect(falls.load(64), pair, everything, kinds["falls"], extractor)
-    assert alone == {"both": 0.0, "one": 1.0}
+    assert (alone["both"], alone["one"]) == (0.0, 1.0) and alone["nearer"] > there["nearer"]
+
+
+def test_nearer_counts_the_concepts_before_ones_own(world):
+    found = world[0]
+    like = {name: torch.eye(3)[[k]] for k, name in enumerate(["person-01", "person-02", "person-03"])}
+    part = torch.tensor([[0.9, 0.3, 0.1], [0.2, 0.9, 0.3], [0.5, 0.6, 0.7]])
+    assert nearer(part, found["person-01"], like).tolist() == [0.0, 1.0, 1.0]
+    assert nearer(part, found["person-02"], like).tolist() == [0.5, 0.0, 0.5]
