@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from stamina_lite import concepts, load_base, make_method, metrics
 from stamina_lite.checkpoint import write_json
 from stamina_lite.data import ASSETS
-from stamina_lite.diffusion import GUIDANCE, TextToImage
+from stamina_lite.diffusion import TextToImage
+from stamina_lite.drawing import GUIDANCE
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
 from stamina_lite.sequence import fingerprint

@@ -14,7 +14,7 @@ import torch
 
 from stamina_lite import ContinualLearner, concepts, load_base, metrics, tokens
 from stamina_lite.checkpoint import load_task, read_json, write_json
-from stamina_lite.diffusion import seeded
+from stamina_lite.drawing import seeded
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
 from stamina_lite.grid import check_seal

@@ -268,7 +268,7 @@ def reproduce(args) -> int:
 
 def drawing(args) -> dict:
     """How pictures are drawn: what is not given is as the embedded base likes it."""
-    from .diffusion import GUIDANCE
+    from .drawing import GUIDANCE
 
     return {"guidance": GUIDANCE if args.guidance is None else args.guidance}
 

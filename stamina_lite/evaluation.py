@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import metrics
 from .data import Concept, UserError
-from .diffusion import DRAWING_STEPS, GUIDANCE
+from .drawing import DRAWING_STEPS, GUIDANCE
 from .features import Features
 from .pictures import PROMPT
 

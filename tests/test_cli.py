@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from stamina_lite import cli, metrics
-from stamina_lite.diffusion import GUIDANCE
+from stamina_lite.drawing import GUIDANCE
 from stamina_lite.evaluation import from_folder
 from stamina_lite.features import features
 from stamina_lite.method import Settings

@@ -5,7 +5,8 @@ from torch import nn
 from stamina_lite import concepts
 from stamina_lite.adapters import Layer
 from stamina_lite.data import UserError
-from stamina_lite.diffusion import TextToImage, seeded
+from stamina_lite.diffusion import TextToImage
+from stamina_lite.drawing import seeded
 from stamina_lite.methods import METHODS, make_method
 
 FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
@@ -184,6 +185,23 @@ def test_an_interrupted_task_leaves_the_model_as_it_was(tiny, photos):
     assert all(torch.equal(before[k], after[k]) for k in before if "token_embedding" not in k)
     again = model.learn(concepts(photos)[0], make_method("stamina", **FEW), 0, 1)
     assert again.step_change > 0
+
+
+def test_an_interruption_while_prior_pictures_are_drawn_costs_no_weights(tiny, photos, monkeypatch):
+    """They are drawn with the base's weights; what was learned must be back when drawing is broken off."""
+    first, second = concepts(photos)[:2]
+    model = TextToImage(tiny)
+    model.learn(first, make_method("lora", lr=0.5, **FEW), 0, 1)
+    learned = [layer.current.clone() for layer in model.layers]
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(tiny), "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(second, make_method("custom-diffusion", **FEW), 0, 2)
+    for layer, weight in zip(model.layers, learned, strict=True):
+        assert torch.equal(layer.module.weight, weight) and not torch.equal(weight, layer.start)
 
 
 def test_a_picture_depends_on_its_own_seed_not_on_the_batch(tiny):

@@ -1,0 +1,126 @@
+"""A stock Stable Diffusion pipeline as it is drawn with: pictures to latents, prompts to words, words to pictures."""
+
+import torch
+from torch import Tensor
+
+from . import tokens
+from .data import check_prompt
+from .pictures import PROMPT
+
+GUIDANCE = 1.5  # scale of classifier-free guidance; the default is that of the embedded base
+DRAWING_STEPS = 10  # of UniPC; on the embedded base as good as twenty of DDIM
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A CPU generator that depends on these numbers alone, so that nothing has to be carried from task to task."""
+    value = 0
+    for n in numbers:
+        value = (value * 1_000_003 + n + 1) % (2**63 - 1)
+    return torch.Generator().manual_seed(value)
+
+
+class Drawing:
+    """A frozen StableDiffusionPipeline and the tokens it was given. Images are (n, 3, H, W) in [-1, 1]."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.unet, self.vae, self.text = pipe.unet, pipe.vae, pipe.text_encoder
+        self.size = self.unet.config.sample_size * pipe.vae_scale_factor
+        for model in (self.unet, self.vae, self.text):
+            model.requires_grad_(False).eval()
+        self.unet.to(memory_format=torch.channels_last)
+        self.words = len(pipe.tokenizer)  # the base vocabulary; custom tokens follow it
+        self.custom: dict[str, int] = {}  # token -> row, in the order in which they were learned
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def table(self) -> torch.nn.Embedding:
+        return self.text.get_input_embeddings()
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, batch: int = 32) -> Tensor:
+        """Latents of a concept's pictures, encoded once: (n, 3, H, W) -> (n, C, h, w), scaled, fp32."""
+        parts = [self.vae.encode(x.to(self.vae.device, self.vae.dtype)).latent_dist.mean for x in images.split(batch)]
+        return torch.cat(parts).float() * self.vae.config.scaling_factor
+
+    def add_token(self, token: str, row: Tensor) -> None:
+        """Give a token its row (width,) in the stock embedding table."""
+        if token not in self.custom:
+            self.custom[token] = tokens.add_token(self.pipe.tokenizer, self.text, token)
+        with torch.no_grad():
+            self.table.weight[self.custom[token]] = row.to(self.table.weight)
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """(n, positions) token ids, padded to the text encoder's length as Stable Diffusion does."""
+        tokenizer = self.pipe.tokenizer
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        )
+        return ids.input_ids.to(self.device)
+
+    @torch.no_grad()
+    def token_features(self) -> Tensor:
+        """What the text encoder makes of the newest token, and of the end of its sentence: (2, width)."""
+        name, index = list(self.custom.items())[-1]
+        ids = self.tokenize([PROMPT.format(name)])
+        place = (ids[0] == index).nonzero()[0, 0]
+        return self.text(ids)[0][0, [place, place + 1]].float()
+
+    @torch.no_grad()
+    def word_features(self, n: int = 200) -> Tensor:
+        """What it makes of n sentences with words of the base vocabulary, position by position: (m, width)."""
+        vocabulary = self.pipe.tokenizer.convert_ids_to_tokens(range(self.words))
+        known = [w.removesuffix("</w>") for w in vocabulary if w.endswith("</w>") and w[:-4].isalpha()]
+        ids = self.tokenize([PROMPT.format(w) for w in known[:: max(1, len(known) // n)][:n]])
+        ends = (ids == self.pipe.tokenizer.eos_token_id).int().argmax(1)
+        inside = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
+        return self.text(ids)[0][inside].float()
+
+    @torch.no_grad()
+    def imagine(self, prompts: list[str], generator: torch.Generator) -> Tensor:
+        """Latents of pictures that the model as it is draws, one a prompt, to be trained on: (n, C, h, w)."""
+        seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
+        return self._run(prompts, seeds, output_type="latent").to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        steps: int = DRAWING_STEPS,
+        guidance: float = GUIDANCE,
+        batch: int = 64,
+    ) -> Tensor:
+        """One picture a (prompt, seed) pair, depending on its seed alone: (n, 3, H, W) in [-1, 1], on the CPU.
+
+        Drawn with UniPC (Zhao et al. 2023), whatever scheduler the pipeline has: it needs the fewest steps.
+        """
+        check_prompts(prompts, self.pipe.tokenizer)
+        return self._run(prompts, seeds, steps, guidance, batch, "pt").cpu() * 2 - 1
+
+    def _run(self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, output_type="pt") -> Tensor:
+        from diffusers import UniPCMultistepScheduler
+
+        own = self.pipe.scheduler
+        self.pipe.set_progress_bar_config(disable=True)
+        out = []
+        try:
+            self.pipe.scheduler = UniPCMultistepScheduler.from_config(own.config)
+            for k in range(0, len(prompts), batch):
+                generators = [torch.Generator().manual_seed(s) for s in seeds[k : k + batch]]
+                pictures = self.pipe(
+                    prompts[k : k + batch], num_inference_steps=steps, guidance_scale=guidance,
+                    generator=generators, output_type=output_type,
+                ).images  # fmt: skip
+                out.append(pictures.float())
+        finally:
+            self.pipe.scheduler = own
+        return torch.cat(out)
+
+
+def check_prompts(prompts: list[str], tokenizer) -> None:
+    for prompt in set(prompts):
+        check_prompt(prompt, tokenizer)
