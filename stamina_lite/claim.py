@@ -316,12 +316,20 @@ def blocks(folder: Path, grid: Path) -> dict[str, str]:
     there = rows_of(found)
     pairs = [(row, other) for row, other in ((STAMINA, C_LORA), (STAMINA, TOKEN), (C_LORA, TOKEN), (C_LORA, "lora"))]
     pairs += [(STAMINA, row) for row in there if row.startswith("stamina-")]
-    missing = [cell.name for cell in load_grid(grid) if cell.name not in {f.cell.name for f in found}]
     return {
         "main": main_table(found),
         "lengths": length_table(found),
         "pairs": pair_table(found, [p for p in pairs if set(p) <= set(there)]),
         "claims": claims_table(found),
-        "missing": f"{len(found)} of {len(found) + len(missing)} cells have been run."
-        + (f" Missing: {', '.join(missing)}." if missing else ""),
+        "missing": missing(found, load_grid(grid)),
     }
+
+
+def missing(found: list[Found], cells: list[Cell]) -> str:
+    """How many cells of each row have been run, and which rows have none."""
+    rows = {cell.row: sum(c.row == cell.row for c in cells) for cell in cells}
+    run = {row: len(of_row(found, row)) for row in rows}
+    told = f"{sum(run.values())} of {len(cells)} cells have been run to their end"
+    begun = ", ".join(f"{row} {n} of {rows[row]}" for row, n in run.items() if n)
+    none = ", ".join(row for row, n in run.items() if not n)
+    return f"{told}{': ' + begun if begun else ''}.{f' None of {none}.' if none else ''}"
