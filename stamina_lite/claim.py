@@ -23,7 +23,6 @@ class Found:
 
     cell: Cell
     results: dict | None = None
-    about: dict | None = None
     failed: str = ""
 
 
@@ -56,7 +55,7 @@ def read_cells(folder: Path, grid: Path) -> list[Found]:
         if "failed" in seal:
             found[home.name] = Found(cell, failed=seal["failed"])
         else:
-            found[home.name] = Found(cell, read_json(home / "results.json"), read_json(home / "run.json"))
+            found[home.name] = Found(cell, read_json(home / "results.json"))
     return [found[name] for name in cells if name in found]
 
 
@@ -290,7 +289,7 @@ def fall_of_gain(found: list[Found], row: str, other: str) -> Number | None:
     """(gain first - gain last) of a row less the same of another, which began every concept anew.
 
     The rows' own token baselines cancel: it is (other - row) of the MMD² just learned, first less last. First and last
-    tasks are different concepts, so the two means are resampled apart.
+    tasks are different concepts, taken as independent: half the interval is the root of both halves' squares.
     """
     first, last = (difference(found, other, row, plasticity, part) for part in ("first", "last"))
     if not first or not last:
