@@ -52,7 +52,7 @@ def trial(method: str, options: dict, args) -> dict:
     row = {"options": options, **{m: round(results[m], 4) for m in MEASURES if results[m] is not None}}
     row["last step / first"] = round(results["step_change"][-1] / (results["step_change"][0] or 1), 3)
     row["mask_density"] = results["mask_density"][-1]
-    row |= {key: about[key] for key in ("settings", "guidance", "pictures", "seed", "base", "versions", "device")}
+    row |= {key: about[key] for key in ("settings", "pictures", "seed", "base", "versions", "device")}
     print(f"{run.name:50s} " + "  ".join(f"{m} {row[m]}" for m in MEASURES if m in row), flush=True)
     return row
 

@@ -28,6 +28,7 @@ SETTINGS = {
     "prior": (float, "weight of the loss on pictures the model drew itself"),
     "drawn": (int, "how many pictures it draws for that"),
     "prior-prompts": (str, "what the base draws of for that, with ; between"),
+    "guidance": (float, "scale of guidance of all pictures it draws (1.5; Stable Diffusion wants about 7.5)"),
 }
 DEVICE = "cpu or cuda (cuda where there is one)"
 
@@ -84,7 +85,7 @@ def parser() -> Parser:
     p.add_argument("--prompt", required=True, help='for instance "a photo of <person-03>"')
     p.add_argument("-n", type=at_least(1), default=8, help="how many pictures (8)")
     p.add_argument("--seed", type=at_least(0), default=0, help="picture k depends on the seed and k alone (0)")
-    add_guidance(p)
+    p.add_argument("--guidance", type=scale, metavar="W", help="scale of guidance, from 1 (as the run was learned)")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/images/generated)")
     p.add_argument("--device", help=DEVICE)
 
@@ -95,7 +96,6 @@ def parser() -> Parser:
         "--stages", type=at_least(1), nargs="+", default=[], metavar="N", help="measure after N concepts too"
     )
     p.add_argument("--pictures", type=at_least(2), default=16, metavar="N", help="pictures drawn of a concept (16)")
-    add_guidance(p)
     p.add_argument("--order", default="alternate", choices=("alternate", "people-first", "waterfalls-first"))
     p.add_argument("--shuffle", type=at_least(0), default=0, metavar="S", help="mix the order within each kind (0: no)")
     add_run_options(p)
@@ -126,15 +126,6 @@ def add_run_options(p: Parser) -> None:
     for name, (kind, text) in SETTINGS.items():
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
     group.add_argument("--soft", dest="hard", action="store_false", default=argparse.SUPPRESS, help="a soft mask")
-
-
-def add_guidance(p: Parser) -> None:
-    p.add_argument(
-        "--guidance",
-        type=scale,
-        metavar="W",
-        help="scale of classifier-free guidance, from 1 (1.5; Stable Diffusion wants about 7.5)",
-    )
 
 
 def scale(text: str) -> float:
@@ -188,7 +179,7 @@ def generate(args) -> None:
     quiet()
     check_device(args.device)
     learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini"), args.device))
-    how = drawing(args)
+    how = {"guidance": args.guidance or learner.method.settings.guidance}
     pictures = learner.generate(args.prompt, args.n, args.seed, **how)
     folder = args.out or args.folder / "images" / "generated"
     about = {"prompt": args.prompt, "seed": args.seed, **how, "run": args.folder.resolve().name}
@@ -208,10 +199,10 @@ def bench(args) -> None:
     found = concepts(args.set, args.order.replace("-", " "), args.concepts, args.shuffle)
     about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": args.order, "pictures": args.pictures}
     about |= {"shuffle": args.shuffle, "stages": args.stages}
-    about |= drawing(args)
     learner = open_learner(args, found, settings, about)
     extractors = features("lite0"), features("lite0", greyscale=True)
-    evaluation = Evaluation(found, *extractors, args.pictures, **drawing(args), stages=args.stages)
+    guidance = learner.method.settings.guidance
+    evaluation = Evaluation(found, *extractors, args.pictures, guidance=guidance, stages=args.stages)
     results = run_sequence(learner, found, evaluation)
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.3f}"
@@ -264,13 +255,6 @@ def reproduce(args) -> int:
     if failed:
         print(f"stamina-lite: {len(failed)} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def drawing(args) -> dict:
-    """How pictures are drawn: what is not given is as the embedded base likes it."""
-    from .drawing import GUIDANCE
-
-    return {"guidance": GUIDANCE if args.guidance is None else args.guidance}
 
 
 def checked_settings(args) -> dict:

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from . import metrics, tokens
 from .adapters import Layer, every_weight, layers_of
 from .data import Concept, UserError
-from .drawing import Drawing, seeded
+from .drawing import GUIDANCE, Drawing, seeded
 from .method import Method
 from .pictures import Pictures, described
 
@@ -180,7 +180,7 @@ class TextToImage(Drawing):
             x, told = pictures.pick(1, generator)
             yield lambda x=x, told=told: self.errors(x, captions, told, generator).sum()
 
-    def base_pictures(self, prompts: list[str], n: int) -> Pictures:
+    def base_pictures(self, prompts: list[str], n: int, guidance: float = GUIDANCE) -> Pictures:
         """n pictures that the base drew of prompts in turn: the same for every task, run and method."""
         if self.prior is None:
             held = [layer.current for layer in self.layers]
@@ -188,7 +188,7 @@ class TextToImage(Drawing):
                 layer.restore(layer.start)
             which = [k % len(prompts) for k in range(n)]
             try:
-                latents = self.imagine([prompts[k] for k in which], seeded(0))
+                latents = self.imagine([prompts[k] for k in which], seeded(0), guidance)
             finally:
                 for layer, weight in zip(self.layers, held, strict=True):
                     layer.restore(weight)

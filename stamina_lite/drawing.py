@@ -80,10 +80,10 @@ class Drawing:
         return self.text(ids)[0][inside].float()
 
     @torch.no_grad()
-    def imagine(self, prompts: list[str], generator: torch.Generator) -> Tensor:
+    def imagine(self, prompts: list[str], generator: torch.Generator, guidance: float = GUIDANCE) -> Tensor:
         """Latents of pictures that the model as it is draws, one a prompt, to be trained on: (n, C, h, w)."""
         seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
-        return self._run(prompts, seeds, output_type="latent").to(memory_format=torch.channels_last)
+        return self._run(prompts, seeds, guidance=guidance, output_type="latent").to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def draw(

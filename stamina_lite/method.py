@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .adapters import FactorMask, FreeMask, Full, Layer, LowRank, MLPMask, RandomMask
 from .data import UserError
+from .drawing import GUIDANCE
 from .pictures import Pictures
 from .tokens import Vector
 
@@ -32,6 +33,7 @@ class Settings:
     decay: float = 1.0  # p of the scaled merge: task t's update is folded times t^-p
     prior: float = 0.0  # weight of the loss on pictures that the model itself drew, half a batch beside each batch
     drawn: int = 64  # how many pictures it draws for that
+    guidance: float = GUIDANCE  # and with which scale of classifier-free guidance
     prior_prompts: str = "a photo of a person; a photo of a waterfall"  # what of; replay draws past concepts instead
 
     def __post_init__(self):
@@ -41,6 +43,8 @@ class Settings:
         for name in ("forget", "sparse", "prior", "decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must be zero or more, not {getattr(self, name)}")
+        if not 1 <= self.guidance < float("inf"):
+            raise UserError(f"guidance must be a number from 1, not {self.guidance}")
         if not 0 < self.density <= 1:
             raise UserError(f"density must be above 0 and at most 1, not {self.density}")
         if self.mask not in MASKS:
@@ -79,7 +83,7 @@ class Method:
     def beside(self, model, generator: torch.Generator) -> Pictures | None:
         """Pictures that are trained beside the concept's, weighed by `prior` if that is above zero, or None."""
         prompts = [prompt.strip() for prompt in self.settings.prior_prompts.split(";")]
-        return model.base_pictures(prompts, self.settings.drawn)
+        return model.base_pictures(prompts, self.settings.drawn, self.settings.guidance)
 
     def token(self, start: Tensor, generator: torch.Generator) -> nn.Module:
         """What produces the token's row from its start (width,)."""

@@ -205,7 +205,8 @@ class GenerativeReplay(CustomDiffusion):
         if not past:
             return None
         drawn = [past[k % len(past)] for k in range(self.settings.drawn)]
-        return described(model.imagine([PROMPT.format(token) for token in drawn], generator), drawn)
+        prompts = [PROMPT.format(token) for token in drawn]
+        return described(model.imagine(prompts, generator, self.settings.guidance), drawn)
 
 
 class CustomDiffusionEWC(CustomDiffusion):

@@ -99,12 +99,13 @@ class ContinualLearner:
             restore(self.model, load_task(self.home / "tasks" / f"{task:03d}")[0])
 
     def generate(self, prompt: str, n: int = 4, seed: int = 0, **options) -> list[Image.Image]:
-        """n pictures of a prompt; picture k depends on (seed, k) alone. options: steps, guidance, batch."""
+        """n pictures of a prompt; picture k depends on (seed, k) alone. options: steps, guidance (that of the run), batch."""
         named = [r["concept"] for r in self.records if f"<{r['concept']}>" in prompt]
         if self.method.alone and len(named) > 1:
             raise UserError(f"{self.method.name} has no model that knows {' and '.join(named)}: name one of them")
         if named:
             self.recall(named[0])
+        options = {"guidance": self.method.settings.guidance, **options}
         return to_pil(self.model.draw([prompt] * n, [seed * 100_003 + k for k in range(n)], **options))
 
     def _record(self, concepts: list[Concept], name: str, learned: Learned, task: int) -> dict:

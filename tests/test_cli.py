@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 
 from stamina_lite import cli, metrics
+from stamina_lite.bases import load_base
+from stamina_lite.checkpoint import load_task
 from stamina_lite.drawing import GUIDANCE
-from stamina_lite.evaluation import from_folder
+from stamina_lite.evaluation import from_folder, picture_seed, to_pil
 from stamina_lite.features import features
 from stamina_lite.method import Settings
 from stamina_lite.methods import METHODS
-from stamina_lite.sequence import ContinualLearner
+from stamina_lite.sequence import ContinualLearner, open_run, restore
 
 QUICK = ["--steps", "2", "--batch", "2", "--rank", "2", "--device", "cpu"]
 
@@ -121,7 +123,7 @@ def test_generate_stands_where_the_run_stopped(run, tiny, tmp_path, capsys):
 def benched(tiny_folder, photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "bench"
     argv = ["bench", str(photos), "--method", "lora", "--seed", "1", "--base", str(tiny_folder), "--out", str(out)]
-    argv += ["--concepts", "2", "--pictures", "2", "--lr", "0.5", *QUICK]
+    argv += ["--concepts", "2", "--pictures", "2", "--lr", "0.5", "--guidance", "4", *QUICK]
     assert cli.main(argv) == 0
     return out, argv
 
@@ -137,7 +139,22 @@ def test_bench_prints_its_results(benched, photos, capsys):
         assert f"{results[key]:.3f}" in line and len(line) > 40
     about = json.loads((out / "run.json").read_text())
     assert about["set"] == photos.name and about["pictures"] == 2 and len(about["set_hash"]) == 64
-    assert about["guidance"] == GUIDANCE
+    assert about["settings"]["guidance"] == 4.0
+
+
+def test_a_run_draws_with_its_own_guidance(benched, tmp_path, capsys):
+    """What it was measured with is what `generate` takes, if nothing else is asked for."""
+    out, _ = benched
+    seeds = [picture_seed(1, "amber", k, 1) for k in range(2)]
+    learner = open_run(out, lambda about: load_base(about["base_model"], "cpu"))
+    restore(learner.model, load_task(out / "tasks" / "001")[0])
+    for guidance, same in ((4.0, True), (GUIDANCE, False)):
+        drawn = to_pil(learner.model.draw(["a photo of <amber>"] * 2, seeds, guidance=guidance))
+        kept = Image.open(out / "images" / "after-001" / "amber" / "01.png")
+        assert np.array_equal(drawn[1], kept) is same
+    argv = ["generate", str(out), "--prompt", "a photo of <amber>", "-n", "1", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    assert Image.open(capsys.readouterr().out.strip()).text["guidance"] == "4.0"
 
 
 def test_the_drift_of_each_concept_can_be_had_again_from_the_pictures(benched):

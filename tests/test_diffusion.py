@@ -80,6 +80,19 @@ def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photo
     assert priors[0].captions == prompts.split("; ") and priors[0].said.flatten().tolist() == [0, 1, 0, 1]
 
 
+def test_pictures_a_method_draws_for_itself_have_its_guidance(tiny, photos):
+    model, drawn = TextToImage(tiny), {}
+    model.add_token(concepts(photos)[0].token, torch.zeros(32))
+    model.add_token(concepts(photos)[1].token, torch.zeros(32))
+    for name in ("custom-diffusion", "replay"):
+        for guidance in (1.0, 1.0, 6.0):
+            model.prior = None
+            made = make_method(name, **{**FEW, "drawn": 2}, guidance=guidance).beside(model, seeded(1))
+            drawn.setdefault(name, []).append(made.latents)
+    for first, again, guided in drawn.values():
+        assert torch.equal(first, again) and not torch.allclose(first, guided, atol=1e-3)
+
+
 def test_replay_draws_past_concepts_with_the_model_as_it_is(tiny, photos):
     method, model = make_method("replay", **{**FEW, "drawn": 6}), TextToImage(tiny)
     first, second, third = concepts(photos)
