@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from stamina_lite import claim, claim_figures, plots
+from stamina_lite import cells, claim, claim_figures, plots
 from stamina_lite.grid import SEAL
 
 ROOT = Path(__file__).parents[1]
@@ -73,16 +73,16 @@ def main() -> None:
     args = parser.parse_args()
     for seal in sorted(args.runs.glob(f"*/{SEAL}")) if args.runs else ():
         store(seal.parent, args.out / seal.parent.name)
-    found = claim.read_cells(args.out, GRID)
+    found = cells.read_cells(args.out, GRID)
     blocks = claim.blocks(args.out, GRID)
     for name in DOCUMENTS:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")
-    there = claim.rows_of(found)
+    there = cells.rows_of(found)
     results = [f.results for f in found if f.results and f.cell.row in SHOWN]
     for draw in (plots.weight_change, plots.plasticity, plots.forgetting, plots.accuracy):
         save(draw(results), args.out / f"{draw.__name__}.png")
-    if claim.TOKEN in there:
+    if cells.TOKEN in there:
         gaining = [row for row in ("lora-alone", "lora", "c-lora", "stamina") if row in there]
         save(claim_figures.gain_by_task(found, gaining), args.out / "gain.png")
         save(claim_figures.plane(found), args.out / "plane.png")

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .claim import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
+from .cells import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
 from .data import UserError
 from .metrics import mean_interval
 from .plots import colour

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .data import Concept
 from .features import Features
+from .metrics import directions
 from .pictures import PROMPT
 
 SIDE = 5 / 8  # of the picture's: two people side by side each fill a square of about that size, standing at the bottom
@@ -62,8 +63,7 @@ def detect(images: Tensor, pair: Pair, like_first: Mapping, like_second: Mapping
 
 def nearer(part: Tensor, concept: Concept, like: Mapping) -> Tensor:
     """For features of parts of pictures (n, d) the share of other concepts whose mean is nearer than its own: (n,)."""
-    means = torch.nn.functional.normalize(torch.stack([x.double().mean(0) for x in like.values()]))
-    closeness = part.double() @ means.T  # (n, N)
+    closeness = part.double() @ directions([*like.values()]).T  # (n, N)
     own = closeness[:, [*like].index(concept.name)]
     return (closeness > own[:, None]).double().sum(1) / (len(like) - 1)
 

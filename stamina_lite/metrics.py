@@ -127,14 +127,20 @@ def _multiplicities(draws: int, size: int, generator: torch.Generator) -> Tensor
     return torch.zeros(draws, size).double().scatter_add_(1, picks, torch.ones(draws, size).double())
 
 
+def directions(references: Sequence[Tensor]) -> Tensor:
+    """The direction of the mean of every concept's real pictures: N tensors (m_j, d) -> (N, d), unit vectors, float64.
+
+    Which of them is nearest to a picture, by cosine, does not depend on the length of the picture's own vector.
+    """
+    return torch.nn.functional.normalize(torch.stack([reference.double().mean(0) for reference in references]))
+
+
 def nearest_concepts(generated: Sequence[Tensor], references: Sequence[Tensor]) -> list[list[int]]:
     """For every generated picture the concept whose references' mean is nearest, by cosine.  [ours]
 
     generated[j]: (n_j, d), references[j]: (m_j, d), features of concept j; concepts are counted from 0.
     """
-    means = torch.stack([reference.double().mean(0) for reference in references])  # (N, d)
-    means = torch.nn.functional.normalize(means)
-    # The length of a picture's own vector does not change which mean is nearest.
+    means = directions(references)
     return [(g.double() @ means.T).argmax(1).tolist() for g in generated]
 
 

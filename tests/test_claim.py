@@ -8,12 +8,13 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
-from stamina_lite import claim, claim_figures
+from stamina_lite import cells, claim, claim_figures
 from stamina_lite.data import UserError
 from stamina_lite.grid import SEAL, load_grid, results_hash
 
 ROWS = {"ti++": {}, "lora-alone": {}, "c-lora": {}, "stamina": {"forget": 1.0}, "offline": {}}
 NAMES = [f"c{k:02d}" for k in range(20)]
+PEOPLE = ["person-01", "falls-01", "person-02", "person-05", "person-10"]
 
 
 def results(row, plasticity, final, drift, step=None, tasks=NAMES):
@@ -36,6 +37,7 @@ def results(row, plasticity, final, drift, step=None, tasks=NAMES):
         "kid": 0.001,
         "a_mmd_each": final,
         "f_mmd_each": [] if joint else drift[:-1],
+        "recognised_as": [[k] * 4 for k in range(n)],
         "concept_accuracy_each": [0.25] * n,
         "concept_accuracy_when_learned_each": None if joint else [0.5] * n,
         "stages": {"5": {k: v[:5] for k, v in stage.items()}, str(n): stage},
@@ -56,8 +58,8 @@ def write_cell(home, cell, content=None, **seal):
 @pytest.fixture
 def grid(tmp_path):
     protocol = {"set": "mini50", "pictures": 2, "stages": [5], "guidance": 1.0, "rows": ROWS}
-    cells = [{"rows": [*ROWS], "seeds": [0, 1], "orders": ["alternate"]}]
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"protocol": protocol, "cells": cells}, sort_keys=False))
+    entries = [{"rows": [*ROWS], "seeds": [0, 1], "orders": ["alternate"]}]
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"protocol": protocol, "cells": entries}, sort_keys=False))
     return tmp_path / "grid.yaml"
 
 
@@ -83,14 +85,14 @@ def home(grid, tmp_path):
 
 
 def test_gains_and_differences_are_told_concept_by_concept(home, grid):
-    found = claim.read_cells(home, grid)
-    first, last = (claim.gain(found, "c-lora", part) for part in ("first", "last"))
+    found = cells.read_cells(home, grid)
+    first, last = (cells.gain(found, "c-lora", part) for part in ("first", "last"))
     assert first.mean == pytest.approx(0.8 * (1 - 1.5 / 19)) and last.mean == pytest.approx(0.8 * 1.5 / 19)
     assert first.low < first.mean < first.high
-    lead = claim.difference(found, "c-lora", "stamina", claim.plasticity, "last")
+    lead = cells.difference(found, "c-lora", "stamina", cells.plasticity, "last")
     assert lead.mean == pytest.approx(0.6 - 0.8 * 1.5 / 19, abs=0.01) and lead.low > 0.4
-    assert claim.difference(found, "offline", "stamina", claim.plasticity) is None
-    assert claim.difference(found, "lora", "stamina", claim.final) is None
+    assert cells.difference(found, "offline", "stamina", cells.plasticity) is None
+    assert cells.difference(found, "lora", "stamina", cells.final) is None
     fall = claim.fall_of_gain(found, "c-lora", "lora-alone")
     assert fall.mean == pytest.approx(first.mean - last.mean, abs=0.02) and fall.low > 0.4
 
@@ -101,15 +103,15 @@ def test_runs_of_another_shuffle_are_matched_by_concept_not_by_place(home, grid)
         if cell.seed == 1 and cell.row in ("ti++", "stamina"):
             values = [float(k) + (0.5 if cell.row == "stamina" else 0.0) for k in range(20)]
             write_cell(home, cell, results(cell.row, values, values, values, tasks=NAMES[::-1]))
-    found = claim.read_cells(home, grid)
-    means = claim.by_concept(claim.of_row(found, "stamina"), claim.final)
+    found = cells.read_cells(home, grid)
+    means = cells.by_concept(cells.of_row(found, "stamina"), cells.final)
     assert means["c00"] == pytest.approx((2.7 + 19.5) / 2) and means["c19"] == pytest.approx((2.7 + 0.5) / 2)
-    late = claim.difference(found, "stamina", "ti++", claim.plasticity, "last")
+    late = cells.difference(found, "stamina", "ti++", cells.plasticity, "last")
     assert late.mean == pytest.approx((-0.6 + 0.5) / 2, abs=0.02)
 
 
 def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
-    lines = claim.main_table(claim.read_cells(home, grid)).splitlines()
+    lines = claim.main_table(cells.read_cells(home, grid)).splitlines()
     head = [c.strip() for c in lines[0].strip("|").split("|")]
     rows = {line.split("|")[1].strip(): [c.strip() for c in line.strip("|").split("|")] for line in lines[2:]}
     assert [*rows] == [*ROWS] and all(len(row) == len(head) for row in rows.values())
@@ -122,16 +124,16 @@ def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
 
 
 def test_lengths_are_the_stages_of_the_runs(home, grid):
-    table = claim.length_table(claim.read_cells(home, grid))
+    table = claim.length_table(cells.read_cells(home, grid))
     assert table.splitlines()[0] == "| row | A_mmd, 5 | A_mmd, 20 | accuracy %, 5 | accuracy %, 20 |"
     assert re.search(r"\| stamina \| 2\.70 \[.*\| 50 \[50, 50\]", table)
 
 
 def test_claims_get_the_verdict_of_their_interval(home, grid):
     verdicts = {}
-    for line in claim.claims_table(claim.read_cells(home, grid)).splitlines()[2:]:
-        cells = [c.strip() for c in line.strip("|").split("|")]
-        verdicts[cells[0]] = cells[-1]
+    for line in claim.claims_table(cells.read_cells(home, grid)).splitlines()[2:]:
+        entries = [c.strip() for c in line.strip("|").split("|")]
+        verdicts[entries[0]] = entries[-1]
     assert verdicts["C-LoRA's weights stop moving"] == "holds"
     assert verdicts["C-LoRA stops being able to learn"] == "holds"
     assert verdicts["STAMINA keeps learning"] == verdicts["STAMINA forgets as little"] == "holds"
@@ -151,7 +153,19 @@ def test_claims_get_the_verdict_of_their_interval(home, grid):
     ],
 )
 def test_verdicts(numbers, side, bound, expected):
-    assert claim.verdict(claim.Number(*numbers), side, bound) == expected
+    assert claim.verdict(cells.Number(*numbers), side, bound) == expected
+
+
+def test_look_alikes_are_told_apart_from_people_in_general(home, grid):
+    """Person 1 is taken for its look-alike as often as for itself; person 10's look-alike is not in the set."""
+    seen = [[0, 0, 2, 2], [1, 1, 1, 1], [2, 2, 3, 1], [3] * 4, [4] * 4]
+    for cell in load_grid(grid):
+        if cell.row == "stamina":
+            values = [1.0] * 5
+            write_cell(home, cell, results("stamina", values, values, values, tasks=PEOPLE) | {"recognised_as": seen})
+    found = [f for f in cells.read_cells(home, grid) if f.cell.row == "stamina"]
+    row = claim.look_alike_table(found).splitlines()[2]
+    assert row == "| stamina | 50 [50, 50] | 25 [0, 50] | 6 [0, 12] |"
 
 
 def test_missing_cells_are_counted_and_missing_rows_named(home, grid):
@@ -170,21 +184,21 @@ def test_unknown_foreign_and_edited_cells_are_refused(home, grid):
     good = seal.read_text()
     seal.write_text(json.dumps({**json.loads(good), "settings": {"forget": 9}}))
     with pytest.raises(UserError, match=r"ti\+\+.alternate.0 was run under another protocol than grid.yaml"):
-        claim.read_cells(home, grid)
+        cells.read_cells(home, grid)
     seal.write_text(good)
     file = home / cell.name / "results.json"
     content = file.read_text()
     file.write_text(content.replace("3.0", "2.0", 1))
     with pytest.raises(UserError, match="was changed after its run"):
-        claim.read_cells(home, grid)
+        cells.read_cells(home, grid)
     file.write_text(content)
     (home / cell.name).rename(home / "tj.alternate.0")
     with pytest.raises(UserError, match="tj.alternate.0 is no cell of grid.yaml"):
-        claim.read_cells(home, grid)
+        cells.read_cells(home, grid)
 
 
 def test_figures_show_every_row_that_can_be_shown(home, grid):
-    found = claim.read_cells(home, grid)
+    found = cells.read_cells(home, grid)
     curves = claim_figures.gain_by_task(found, ["c-lora", "stamina"]).axes[0]
     assert [line.get_label() for line in curves.lines[:2]] == ["c-lora", "stamina"]
     assert list(curves.lines[0].get_xdata()) == [5.5, 10.5, 15.5]

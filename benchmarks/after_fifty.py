@@ -1,0 +1,84 @@
+"""Can a model still learn? The five concepts of tune5, by a fresh model and by one that has learned fifty others.
+
+    python benchmarks/after_fifty.py runs/claim50 --rows ti++ lora c-lora stamina --out results/after_fifty.json
+    python benchmarks/after_fifty.py runs/claim50 --rows stamina --change forget=0.3 --out results/after_fifty.json
+
+Early and late concepts of a run are different concepts; here they are the same, so that what a long past costs is seen
+apart from what is hard to draw. tune5 serves for choosing settings, and --change tries others, late as early. Every
+picture comes from the same noise in all rows. Resumable: what is in --out is kept.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from stamina_lite import ContinualLearner, concepts, load_base, make_method, metrics
+from stamina_lite.checkpoint import read_json, write_json
+from stamina_lite.evaluation import picture_seed, reference_features
+from stamina_lite.features import features
+from stamina_lite.grid import check_seal
+from stamina_lite.pictures import PROMPT
+from stamina_lite.sequence import open_run
+from stamina_lite.versions import versions
+
+
+def learn_five(learner: ContinualLearner, n: int, extractor) -> dict:
+    """Learn tune5 in turn; MMD² of every concept just learned and after all five, and how far the weights went."""
+    found = concepts("tune5")
+    real = [reference_features(c, extractor, learner.model.size) for c in found]
+
+    def known(k: int) -> float:
+        seeds = [picture_seed(learner.seed, found[k].name, i) for i in range(n)]
+        return metrics.mmd2(real[k], extractor(learner.model.draw([PROMPT.format(found[k].token)] * n, seeds)))
+
+    learned, records = [], []
+    for k, concept in enumerate(found):
+        records.append(learner.learn(concept, progress=False))
+        learned.append(known(k))
+    moved = {key: [r[key] for r in records] for key in ("step_change", "mask_density", "touched", "mask_overlap")}
+    return {"learned": learned, "end": [known(k) for k in range(5)], **moved}
+
+
+def value(text: str):
+    """NAME=VALUE as a setting."""
+    name, _, given = text.partition("=")
+    return name, given if not given[:1].isdigit() else float(given) if "." in given or "e" in given else int(given)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--rows", nargs="+", default=["ti++", "lora", "c-lora", "stamina"])
+    parser.add_argument("--seed", type=int, default=0, help="of the run, and of what is learned after it")
+    parser.add_argument("--change", nargs="*", type=value, default=[], metavar="NAME=VALUE")
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    extractor = features("lite0")
+    report = read_json(args.out) if args.out.exists() else {"pictures": args.pictures, "rows": {}}
+    report |= versions(torch.device("cpu"))
+    for row in args.rows:
+        run = args.runs / f"{row}.alternate.{args.seed}"
+        check_seal(run)
+        about = read_json(run / "run.json")
+        settings = {**about["settings"], **dict(args.change)}
+        name = " ".join([f"{row}.{args.seed}", *(f"{key}={v}" for key, v in args.change)])
+        there = report["rows"].setdefault(name, {})
+        for when in ("early", "late"):
+            if when not in there:
+                if when == "early":
+                    learner = ContinualLearner(load_base(), about["method"], about["seed"], **settings)
+                else:
+                    learner = open_run(run, lambda about: load_base())
+                    learner.method = make_method(about["method"], **settings)
+                there[when] = learn_five(learner, args.pictures, extractor)
+                write_json(args.out, report)
+        for when, found in there.items():
+            each = " ".join(f"{v:.2f}" for v in found["learned"])
+            ended = sum(found["end"]) / len(found["end"])
+            print(f"{name:32s} {when:5s} {sum(found['learned']) / 5:.2f} ({each})  end {ended:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
