@@ -20,7 +20,7 @@ from stamina_lite.methods import make_method
 OWN = {  # four combinations each
     "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},  # so that one of the last two is among these
     "c-lora": {"forget": (0.03, 0.3, 3.0, 30.0)},
-    "stamina": {"forget": (3.0, 30.0), "sparse": (0.0, 0.1)},
+    "stamina": {"forget": (0.3, 3.0), "sparse": (0.0, 0.1)},
     "ti": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
     "ti++": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
     "dreambooth": {"lr": (3e-5, 1e-4, 3e-4, 1e-3)},

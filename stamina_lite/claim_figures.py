@@ -55,7 +55,8 @@ def plane(found: list[Found]) -> Figure:
         )  # fmt: skip
         axis.annotate(row, (learned.mean, lost.mean), (4, 4), textcoords="offset points", fontsize=7)
     axis.axvline(0, color="#777777", linewidth=0.8)
-    axis.set_yscale("symlog", linthresh=0.1)
+    axis.axhline(0, color="#777777", linewidth=0.8)
+    axis.margins(y=0.1)
     axis.set(xlabel=f"Gain over {TOKEN} when just learned (MMD²)", ylabel="Forgetting: F_mmd (MMD²)")
     return figure
 

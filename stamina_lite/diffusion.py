@@ -141,9 +141,10 @@ class TextToImage(Drawing):
             if beside:
                 more, said = beside.pick(max(1, s.batch // 2), draw)
                 x, told = torch.cat([x, more]), torch.cat([told, said + len(own.captions)])
+            noise = max(0.0, 1 - step / (s.cool * s.steps))
             for layer in adapted:
                 if hasattr(layer.adapter, "mask"):
-                    layer.adapter.mask.draw(draw)
+                    layer.adapter.mask.draw(draw, noise)
             errors = self.errors(x, captions, told, draw)
             diffusion = errors[: s.batch].mean()
             penalties = [p for p in map(method.penalty, adapted) if p is not None]

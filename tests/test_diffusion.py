@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stamina_lite import concepts
+from stamina_lite import concepts, load_base
 from stamina_lite.adapters import Layer
 from stamina_lite.data import UserError
 from stamina_lite.diffusion import TextToImage
@@ -39,28 +39,31 @@ def test_only_what_a_method_trains_and_the_new_row_change(tiny, photos, name):
     assert set(after) == set(before), "an adapter was left in the model"
 
 
-def test_masks_learn_from_the_pictures_alone(tiny, photos):
-    """Without any penalty the logits move and every step draws another mask, though the U-Net is in eval mode."""
-    model, seen = TextToImage(tiny), []
+def test_masks_learn_from_the_pictures_alone_and_their_noise_cools(tiny_folder, photos):
+    """Without a penalty the logits move, though the U-Net is in eval mode; half the steps draw, half are as folded."""
+    for cool, noisy in ((0.5, [True] * 3 + [False] * 3), (1e9, [True] * 6)):
+        model, seen = TextToImage(load_base(tiny_folder, device="cpu")), []
 
-    def look(step, numbers):
-        mask = model.layers[0].adapter.mask
-        with torch.no_grad():
-            seen.append((torch.cat(mask.logits()).clone(), mask().clone()))
+        def look(step, numbers, model=model, seen=seen):
+            mask = model.layers[0].adapter.mask
+            with torch.no_grad():
+                seen.append((torch.cat(mask.logits()).clone(), mask.noise.abs().mean().item(), mask().bool()))
 
-    method = make_method("stamina", lr=0.05, **{**FEW, "steps": 6}, sparse=0.0, forget=0.0)
-    learned = model.learn(concepts(photos)[0], method, 0, 1, look)
-    (first, drawn), (last, later) = seen[0], seen[-1]
-    assert (last - first).abs().mean() > 0.01  # the first step moves no logit: A is still zero, and so is the gradient
-    assert not torch.equal(drawn, later)
-    on, off = last.chunk(2)
-    assert torch.equal(learned.masks[model.layers[0].name], on > off)
-    assert not torch.equal(later.bool(), on > off), "without noise nothing was drawn"
+        method = make_method("stamina", lr=0.05, **{**FEW, "steps": 6}, sparse=0.0, forget=0.0, cool=cool)
+        learned = model.learn(concepts(photos)[0], method, 0, 1, look)
+        first, last = seen[0][0], seen[-1][0]
+        assert (last - first).abs().mean() > 0.01  # the first step moves no logit: A is zero, and so is the gradient
+        on, off = last.chunk(2)
+        assert torch.equal(learned.masks[model.layers[0].name], on > off)
+        as_folded = [torch.equal(drawn, torch.gt(*logits.chunk(2))) for logits, _, drawn in seen]
+        assert as_folded == [not n for n in noisy]
+        strengths = [strength for _, strength, _ in seen]
+        expected = [1, 2 / 3, 1 / 3, 0, 0, 0] if cool == 0.5 else [1] * 6
+        assert strengths == pytest.approx([1.386 * e for e in expected], abs=0.1)  # E|logistic| = 2 ln 2
 
 
 def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photos):
     """The same pictures whatever was learned before, and another weight of their loss gives other weights."""
-    from stamina_lite import load_base
 
     ends, priors = [], []
     for weight in (1.0, 0.0, 1.0):
@@ -158,7 +161,6 @@ def test_learning_lowers_the_loss_on_the_concept(tiny, photos):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_folder, photos):
-    from stamina_lite import load_base
 
     results = []
     for seed in (0, 0, 1):
@@ -169,7 +171,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_folder, pho
 
 
 def test_looking_does_not_change_training(tiny_folder, photos):
-    from stamina_lite import load_base
 
     ends = []
     for look in (False, True):
@@ -230,7 +231,6 @@ def test_a_picture_depends_on_its_own_seed_not_on_the_batch(tiny):
 def test_both_prediction_types_train_towards_their_target(tmp_path, photos):
     from conftest import build_tiny_pipeline
 
-    from stamina_lite import load_base
     from stamina_lite.diffusion import target
 
     pipe = load_base(build_tiny_pipeline(tmp_path, "v_prediction"), device="cpu")
