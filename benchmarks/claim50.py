@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from stamina_lite import cells, claim, claim_figures, plots
+from stamina_lite import cells, claim, claim_figures, plots, studies
 from stamina_lite.grid import SEAL
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def main() -> None:
     for seal in sorted(args.runs.glob(f"*/{SEAL}")) if args.runs else ():
         store(seal.parent, args.out / seal.parent.name)
     found = cells.read_cells(args.out, GRID)
-    blocks = claim.blocks(args.out, GRID)
+    blocks = claim.blocks(args.out, GRID) | studies.blocks(ROOT / "results")
     for name in DOCUMENTS:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")

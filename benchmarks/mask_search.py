@@ -10,19 +10,17 @@ Resumable: what is in --out is kept. The figure is drawn beside it.
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 
-from stamina_lite import concepts, load_base, make_method, metrics
+from stamina_lite import concepts, load_base, make_method, studies
 from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.diffusion import TextToImage
 from stamina_lite.drawing import seeded
 from stamina_lite.pictures import described
 from stamina_lite.versions import versions
 
-PLAIN = "no mask"
 VARIANTS = {
-    PLAIN: ("stamina-no-mask", {}),
+    studies.PLAIN: ("stamina-no-mask", {}),
     "as it is: noise cools in half the steps": ("stamina", {}),
     "noise stays": ("stamina", {"cool": 1e9}),
     "no noise": ("stamina", {"cool": 1e-9}),
@@ -62,33 +60,6 @@ def learn_alone(k: int, method: str, settings: dict, seed: int, n: int = 16) -> 
     return {"base weights": before, "folded": folded, "density": learned.mask_density, "step": step}
 
 
-def summary(report: dict) -> dict[str, tuple]:
-    """Per variant: what was learned in parts of the plain change's, with its interval, and the mean density."""
-    found = {}
-    for name, rows in report["rows"].items():
-        plain = report["rows"][PLAIN]
-        gains = [(row["base weights"] - row["folded"]) for row in rows.values()]
-        full = [(plain[k]["base weights"] - plain[k]["folded"]) for k in rows]
-        shares = [g / f for g, f in zip(gains, full, strict=True)]
-        densities = [row["density"] for row in rows.values() if row["density"] is not None]
-        density = sum(densities) / len(densities) if densities else 1.0
-        found[name] = (sum(shares) / len(shares), *metrics.mean_interval(shares), density)
-    return found
-
-
-def figure(found: dict[str, tuple]) -> plt.Figure:
-    drawn, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for y, (mean, low, high, density) in enumerate(found.values()):
-        axis.errorbar(mean, -y, xerr=[[mean - low], [high - mean]], marker="o", markersize=4, color="#d55e00")
-        axis.annotate(
-            f"{100 * density:.0f} % open", (1.02, -y), xycoords=("axes fraction", "data"), fontsize=8, va="center"
-        )
-    axis.set_yticks([-y for y in range(len(found))], [*found])
-    axis.axvline(1, color="#777777", linewidth=0.8)
-    axis.set(xlabel="Learned (fall of the loss), in parts of a change without mask", xlim=(0, None))
-    return drawn
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=[*VARIANTS])
@@ -104,10 +75,8 @@ def main() -> None:
             if concept.name not in rows:
                 rows[concept.name] = learn_alone(k, method, settings, args.seed)
                 write_json(args.out, report)
-    found = summary(report)
-    for name, (mean, low, high, density) in found.items():
-        print(f"{name:42s} {mean:.2f} [{low:.2f}, {high:.2f}]  open {100 * density:.0f} %")
-    figure(found).savefig(args.out.with_suffix(".png"), dpi=110)
+    print(studies.mask_table(report))
+    studies.mask_figure(report).savefig(args.out.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":

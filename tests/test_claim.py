@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
-from stamina_lite import cells, claim, claim_figures
+from stamina_lite import cells, claim, claim_figures, studies
 from stamina_lite.data import UserError
 from stamina_lite.grid import SEAL, load_grid, results_hash
 
@@ -210,6 +210,27 @@ def test_figures_show_every_row_that_can_be_shown(home, grid):
     plt.close("all")
 
 
+def test_a_long_past_is_told_on_the_same_concepts():
+    runs = {"learned": [2.0, 3.0], "step_change": [1.0, 3.0]}, {"learned": [2.5, 3.5], "step_change": [0.5, 0.5]}
+    report = {"rows": {"c-lora.0": dict(zip(("early", "late"), runs, strict=True)), "begun": {"early": runs[0]}}}
+    lines = studies.long_past_table(report).splitlines()
+    assert lines[2:] == ["| c-lora.0 | 2.50 [2.00, 3.00] | 3.00 [2.50, 3.50] | 0.50 [0.50, 0.50] | 2.00 | 0.50 |"]
+
+
+def test_what_a_mask_keeps_is_told_in_parts_of_a_change_without_one():
+    def row(fall, density=None):
+        return {"base weights": 1.0, "folded": 1.0 - fall, "density": density}
+
+    rows = {studies.PLAIN: {"a": row(0.4), "b": row(0.2)}, "half": {"a": row(0.2, 0.1), "b": row(0.1, 0.3)}}
+    shares = studies.mask_shares({"rows": rows})
+    assert shares["half"][0].mean == pytest.approx(0.5) and shares["half"][1] == pytest.approx(0.2)
+    assert shares[studies.PLAIN] == (cells.Number(1.0, 1.0, 1.0), 1.0)
+    axis = studies.mask_figure({"rows": rows}).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == [studies.PLAIN, "half"]
+    assert [t.get_text() for t in axis.texts] == ["100 % open", "20 % open"]
+    plt.close("all")
+
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -218,6 +239,7 @@ def test_documents_show_what_the_stored_runs_say(document):
     """Every table between marks is recomputed from results/claim50: a number changed by hand fails here."""
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = claim.blocks(ROOT / "results" / "claim50", ROOT / "notebooks" / "params" / "claim50.yaml")
+    blocks |= studies.blocks(ROOT / "results")
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)
     for name, table in shown.items():

@@ -1,6 +1,7 @@
 """A grid's cells: what they run, that each stands alone, and that changed results are refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from stamina_lite import cli
 from stamina_lite.data import UserError
 from stamina_lite.grid import SEAL, check_seal, load_grid, protocol_hash, results_hash
+from stamina_lite.methods import METHODS
 from stamina_lite.report import write_report
 from stamina_lite.reproduce import reproduce
 
@@ -89,6 +91,17 @@ def test_a_damaged_grid_is_refused(tmp_path, content, message):
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=message):
         load_grid(tmp_path / "g.yaml")
+
+
+def test_the_small_claim_has_every_method_at_the_settings_of_the_large_one():
+    params = Path(__file__).parents[1] / "notebooks" / "params"
+    small, large = (load_grid(params / f"{name}.yaml") for name in ("claim10", "claim50"))
+    assert {cell.method()[0] for cell in small} == {*METHODS} and {cell.seed for cell in small} == {0}
+    rows, others = small[0].protocol["rows"], large[0].protocol["rows"]
+    assert {*others} <= {*rows}
+    for row in others:
+        assert {**rows[row], "steps": 0} == {**others[row], "steps": 0}, row
+        assert rows[row]["steps"] < others[row]["steps"]
 
 
 def test_a_grid_runs_seals_and_keeps_its_cells_and_names_what_failed(tmp_path, capsys):

@@ -1,0 +1,83 @@
+"""Two studies on tune5 beside the claim's grid: what a long past costs a model, and what of a task its mask keeps.
+
+Both read what benchmarks/after_fifty.py and benchmarks/mask_search.py have stored; intervals are over five concepts.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from .cells import Number, number
+from .checkpoint import read_json
+from .claim import shown, table
+from .plots import colour
+
+PLAIN = "no mask"  # the variant that the others are told in parts of
+
+
+def long_past_table(report: dict) -> str:
+    """MMD² of tune5's concepts, each just learned: by a fresh model, and by one that has learned fifty others."""
+    head = [
+        "row, and what was changed",
+        "fresh model",
+        "after fifty",
+        "worse by",
+        "size of a step, fresh",
+        "after fifty",
+    ]
+    lines = []
+    for name, runs in report["rows"].items():
+        if {*runs} != {"early", "late"}:
+            continue
+        early, late = (runs[when]["learned"] for when in ("early", "late"))
+        gap = [b - a for a, b in zip(early, late, strict=True)]
+        steps = [sum(runs[when]["step_change"]) / len(early) for when in ("early", "late")]
+        lines.append([name, *(shown(mean(v)) for v in (early, late, gap)), *(f"{s:.2f}" for s in steps)])
+    return table(head, lines)
+
+
+def mask_shares(report: dict) -> dict[str, tuple[Number, float]]:
+    """What a variant learned, in parts of a change without mask, and the share of weights its folded masks leave open.
+
+    Learned is how far the denoising loss on a concept's own pictures falls when its weights are folded.
+    """
+    plain = report["rows"][PLAIN]
+    found = {}
+    for name, rows in report["rows"].items():
+        falls = {k: [r[k]["base weights"] - r[k]["folded"] for r in (rows, plain)] for k in rows}
+        open_ = [row["density"] for row in rows.values() if row["density"] is not None]
+        share = mean([mine / full for mine, full in falls.values()])
+        found[name] = (share, sum(open_) / len(open_) if open_ else 1.0)
+    return found
+
+
+def mask_figure(report: dict) -> Figure:
+    """`mask_shares` as points with their intervals, a line a variant."""
+    found = mask_shares(report)
+    figure, axis = plt.subplots(figsize=(6.4, 0.32 * len(found) + 0.8), layout="constrained")
+    for y, (share, density) in enumerate(found.values()):
+        arms = [[max(0.0, share.mean - share.low)], [max(0.0, share.high - share.mean)]]
+        axis.errorbar(share.mean, -y, xerr=arms, marker="o", markersize=4, color=colour("stamina"))
+        place = ("axes fraction", "data")
+        axis.annotate(f"{100 * density:.0f} % open", (1.02, -y), xycoords=place, fontsize=8, va="center")
+    axis.set_yticks([-y for y in range(len(found))], [*found])
+    axis.axvline(1, color="#777777", linewidth=0.8)
+    axis.set(xlabel="Learned (fall of the loss), in parts of a change without mask", xlim=(0, None))
+    return figure
+
+
+def mask_table(report: dict) -> str:
+    lines = [[name, shown(share), f"{100 * density:.0f}"] for name, (share, density) in mask_shares(report).items()]
+    return table(["mask", "learned, in parts of a change without mask", "open, %"], lines)
+
+
+def blocks(results: Path) -> dict[str, str]:
+    """The tables of the studies that a folder of results holds, by the name under which documents show them."""
+    stored = {"past": (long_past_table, "after_fifty.json"), "search": (mask_table, "mask_search.json")}
+    return {name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()}
+
+
+def mean(values: list[float]) -> Number:
+    """A number over concepts."""
+    return number({str(k): v for k, v in enumerate(values)})
