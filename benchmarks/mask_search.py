@@ -21,8 +21,8 @@ from stamina_lite.versions import versions
 
 VARIANTS = {
     studies.PLAIN: ("stamina-no-mask", {}),
-    "as it is: noise cools in half the steps": ("stamina", {}),
-    "noise stays": ("stamina", {"cool": 1e9}),
+    "as it is": ("stamina", {}),
+    "noise cools in half the steps": ("stamina", {"cool": 0.5}),
     "no noise": ("stamina", {"cool": 1e-9}),
     "no sparsity": ("stamina-no-sparsity", {}),
     "sparsity × 10": ("stamina", {"sparse": 1.0}),
@@ -31,7 +31,7 @@ VARIANTS = {
     "soft": ("stamina-soft-mask", {}),
     "plain factors": ("stamina-factor-mask", {}),
     "free logits": ("stamina-free-mask", {}),
-    "random, as open": ("stamina-random-mask", {"density": 0.13}),
+    "random": ("stamina-random-mask", {"density": 0.13}),
 }
 
 

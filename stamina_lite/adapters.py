@@ -68,8 +68,7 @@ class Mask(nn.Module):
 
     M = GumbelSoftmax(Z, τ)[on], rounded to {0, 1} with the soft gradient kept (straight through) unless `hard` is off.
     In `eval` there is no noise: M = 1[Z_on > Z_off]. The construction is our reconstruction [ours] of what the paper
-    says in words: hard-attention masks, made by low-rank MLPs with Gumbel-softmax [paper]. `draw` may weaken the noise:
-    under full noise to the last step three times as many weights are trained as are open when the mask is folded.
+    says in words: hard-attention masks, made by low-rank MLPs with Gumbel-softmax [paper].
     """
 
     def __init__(self, shape: torch.Size, temperature: float = 1.0, hard: bool = True):
@@ -82,7 +81,10 @@ class Mask(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no logits")
 
     def draw(self, generator: torch.Generator, strength: float = 1.0) -> None:
-        """Draw a step's Gumbel noise on the CPU; the difference of two Gumbel variables is one logistic variable."""
+        """Draw a step's Gumbel noise on the CPU; the difference of two Gumbel variables is one logistic variable.
+
+        Where it is weakened (strength below 1), a step trains fewer weights that the fold will leave out.
+        """
         self.noise = strength * torch.rand(self.shape, generator=generator).clamp_(1e-6, 1 - 1e-6).logit_()
 
     def forward(self) -> Tensor:

@@ -23,7 +23,7 @@ SETTINGS = {
     "mask": (str, "what makes the mask: mlp, factors or free"),
     "mask-rank": (int, "rank of what makes the mask"),
     "temperature": (float, "of the mask's Gumbel-softmax"),
-    "cool": (float, "share of the steps in which the mask's noise falls to zero (0.5; 1e9: it never does)"),
+    "cool": (float, "share of the steps in which the mask's noise falls to zero (0: it stays)"),
     "density": (float, "share of weights that a random mask leaves open, or that pruning keeps"),
     "decay": (float, "p of the scaled merge: task t's update is folded times t^-p"),
     "prior": (float, "weight of the loss on pictures the model drew itself"),

@@ -141,7 +141,7 @@ class TextToImage(Drawing):
             if beside:
                 more, said = beside.pick(max(1, s.batch // 2), draw)
                 x, told = torch.cat([x, more]), torch.cat([told, said + len(own.captions)])
-            noise = max(0.0, 1 - step / (s.cool * s.steps))
+            noise = max(0.0, 1 - step / (s.cool * s.steps)) if s.cool else 1.0
             for layer in adapted:
                 if hasattr(layer.adapter, "mask"):
                     layer.adapter.mask.draw(draw, noise)

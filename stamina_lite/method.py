@@ -28,7 +28,7 @@ class Settings:
     mask: str = "mlp"  # what makes the mask's logits: mlp, factors, free, or random for a fixed mask
     mask_rank: int = 16
     temperature: float = 1.0  # τ of the Gumbel-softmax
-    cool: float = 0.5  # share of the steps in which its noise falls to zero; 1e9: it never does
+    cool: float = 0.0  # share of the steps in which its noise falls to zero; 0: it stays to the last
     hard: bool = True  # a binary mask, or a soft one
     density: float = 0.08  # share of weights that a random mask leaves open, or that pruning keeps
     decay: float = 1.0  # p of the scaled merge: task t's update is folded times t^-p
@@ -38,10 +38,10 @@ class Settings:
     prior_prompts: str = "a photo of a person; a photo of a waterfall"  # what of; replay draws past concepts instead
 
     def __post_init__(self):
-        for name in ("steps", "batch", "rank", "mask_rank", "temperature", "cool", "lr", "lr_token", "drawn"):
+        for name in ("steps", "batch", "rank", "mask_rank", "temperature", "lr", "lr_token", "drawn"):
             if not getattr(self, name) > 0:  # refuses NaN too
                 raise UserError(f"{name} must be above zero, not {getattr(self, name)}")
-        for name in ("forget", "sparse", "prior", "decay"):
+        for name in ("forget", "sparse", "cool", "prior", "decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must be zero or more, not {getattr(self, name)}")
         if not 1 <= self.guidance < float("inf"):
