@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from stamina_lite import ContinualLearner, concepts, load_base, metrics, tokens
+from stamina_lite import ContinualLearner, concepts, load_base, metrics, studies, tokens
 from stamina_lite.checkpoint import load_task, read_json, write_json
 from stamina_lite.drawing import seeded
 from stamina_lite.evaluation import picture_seed, reference_features
@@ -56,16 +56,6 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     return found
 
 
-def steps_to(share: float, values: list[float]) -> float:
-    """The step at which `share` of the whole fall is done; the last look where it never is."""
-    goal = values[0] + share * (values[-1] - values[0])
-    for k in range(1, len(values)):
-        if (values[k] - goal) * (values[-1] - values[0]) >= 0:
-            part = (goal - values[k - 1]) / (values[k] - values[k - 1])
-            return LOOKS[k - 1] + part * (LOOKS[k] - LOOKS[k - 1])
-    return float(LOOKS[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path)
@@ -87,7 +77,8 @@ def main() -> None:
                 write_json(args.out, report)
             values = there[str(task)]
             said = " ".join(f"{v:.2f}" for v in values)
-            print(f"{row:12s} task {task:2d}: {said}  90 % after {steps_to(0.9, values):.0f} steps", flush=True)
+            steps = studies.steps_to(0.9, LOOKS, values)
+            print(f"{row:12s} task {task:2d}: {said}  90 % after {steps:.0f} steps", flush=True)
 
 
 if __name__ == "__main__":

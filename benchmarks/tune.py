@@ -20,7 +20,8 @@ from stamina_lite.methods import make_method
 OWN = {  # four combinations each
     "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},  # so that one of the last two is among these
     "c-lora": {"forget": (0.03, 0.3, 3.0, 30.0)},
-    "stamina": {"forget": (0.3, 3.0), "sparse": (0.0, 0.1)},
+    "stamina": {"forget": (3.0, 30.0), "sparse": (0.0, 0.1)},
+    "stamina-cool": {"cool": (0.5,), "forget": (0.3, 3.0), "sparse": (0.0, 0.1)},
     "ti": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
     "ti++": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
     "dreambooth": {"lr": (3e-5, 1e-4, 3e-4, 1e-3)},
@@ -38,13 +39,14 @@ RATE = {  # which rate is then halved and doubled; "lr" where nothing else stand
     **dict.fromkeys(("ti", "ti++"), "lr_token"),
 }
 SCALE = {"ti": 2**0.5, "ti++": 2**0.5}  # by how much: between the values where that rate was searched already, else 2
+METHOD = {"stamina-cool": "stamina"}  # where the trials' name is not the method's
 MEASURES = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
 
 
-def trial(method: str, options: dict, args) -> dict:
+def trial(name: str, options: dict, args) -> dict:
     """Run one trial, or find it done; its row."""
-    run = args.runs / "-".join([method, *(f"{k}={v:g}" for k, v in options.items())])
-    command = [sys.executable, "-m", "stamina_lite.cli", "bench", "tune5", "--method", method]
+    run = args.runs / "-".join([name, *(f"{k}={v:g}" for k, v in options.items())])
+    command = [sys.executable, "-m", "stamina_lite.cli", "bench", "tune5", "--method", METHOD.get(name, name)]
     command += [word for k, v in options.items() for word in (f"--{k.replace('_', '-')}", str(v))]
     command += ["--seed", str(args.seed), "--pictures", str(args.pictures), "--out", str(run)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -70,14 +72,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/tuning"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for method in args.methods:
-        grid = [dict(zip(OWN[method], values, strict=True)) for values in itertools.product(*OWN[method].values())]
-        rows = [trial(method, options, args) for options in grid]
-        rate, scale = RATE.get(method, "lr"), SCALE.get(method, 2.0)
+    for name in args.methods:
+        grid = [dict(zip(OWN[name], values, strict=True)) for values in itertools.product(*OWN[name].values())]
+        rows = [trial(name, options, args) for options in grid]
+        rate, scale, method = RATE.get(name, "lr"), SCALE.get(name, 2.0), METHOD.get(name, name)
         found = best(rows)
         middle = found.get(rate, getattr(make_method(method).settings, rate))
-        rows += [trial(method, {**found, rate: round(middle * s, 6)}, args) for s in (1 / scale, scale)]
-        write_json(args.out / f"{method}.json", {"method": method, "chosen": best(rows), "trials": rows})
+        rows += [trial(name, {**found, rate: round(middle * s, 6)}, args) for s in (1 / scale, scale)]
+        write_json(args.out / f"{name}.json", {"method": method, "chosen": best(rows), "trials": rows})
 
 
 if __name__ == "__main__":

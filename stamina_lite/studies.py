@@ -1,6 +1,6 @@
-"""Two studies on tune5 beside the claim's grid: what a long past costs a model, and what of a task its mask keeps.
+"""Studies beside the claim's grid: what a long past costs a model, what of a task its mask keeps, how fast it learns.
 
-Both read what benchmarks/after_fifty.py and benchmarks/mask_search.py have stored; intervals are over five concepts.
+They read what benchmarks/after_fifty.py, mask_search.py and learning_speed.py have stored.
 """
 
 from pathlib import Path
@@ -72,9 +72,39 @@ def mask_table(report: dict) -> str:
     return table(["mask", "learned, in parts of a change without mask", "open, %"], lines)
 
 
+def steps_to(share: float, looks: list[int], values: list[float]) -> float:
+    """The step at which `share` of the whole fall of `values`, seen at the steps `looks`, is done for the first time.
+
+    Between two looks on a straight line; the last look where it never is.
+    """
+    goal = values[0] + share * (values[-1] - values[0])
+    for k in range(1, len(values)):
+        if (values[k] - goal) * (values[-1] - values[0]) >= 0:
+            part = (goal - values[k - 1]) / (values[k] - values[k - 1])
+            return looks[k - 1] + part * (looks[k] - looks[k - 1])
+    return float(looks[-1])
+
+
+def speed_table(report: dict) -> str:
+    """Steps to 90 % of the final likeness, of every task that was learned again, and how much likeness that was."""
+    tasks = list(dict.fromkeys(task for seen in report["rows"].values() for task in seen))
+    lines = []
+    for row, seen in report["rows"].items():
+        shown_ = [row]
+        for values in (seen.get(task) for task in tasks):
+            fall = values and f"{steps_to(0.9, report['looks'], values):.0f} of {values[0] - values[-1]:.2f}"
+            shown_.append(fall or "–")
+        lines.append(shown_)
+    return table(["row", *(f"task {task}" for task in tasks)], lines)
+
+
 def blocks(results: Path) -> dict[str, str]:
     """The tables of the studies that a folder of results holds, by the name under which documents show them."""
-    stored = {"past": (long_past_table, "after_fifty.json"), "search": (mask_table, "mask_search.json")}
+    stored = {
+        "past": (long_past_table, "after_fifty.json"),
+        "search": (mask_table, "mask_search.json"),
+        "speed": (speed_table, "learning_speed.json"),
+    }
     return {name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()}
 
 
