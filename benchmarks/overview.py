@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from stamina_lite import concepts, load_base
-from stamina_lite.evaluation import to_pil
+from stamina_lite.images import to_pil
 from stamina_lite.sequence import open_run
 
 

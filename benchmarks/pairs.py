@@ -16,9 +16,10 @@ from stamina_lite import concepts, load_base, metrics, plots
 from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.composition import Pair, detect, pasted
 from stamina_lite.data import UserError
-from stamina_lite.evaluation import picture_seed, reference_features, to_pil
+from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
 from stamina_lite.grid import check_seal
+from stamina_lite.images import to_pil
 from stamina_lite.sequence import open_run
 from stamina_lite.versions import versions
 

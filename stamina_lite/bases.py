@@ -13,11 +13,12 @@ def load_base(base: str | Path = "mini", device: str | None = None, dtype=None):
     """A StableDiffusionPipeline from the embedded base ("mini"), a diffusers folder, or a hub id.
 
     Only safetensors are read, never a pickle. device: cuda where there is one, else cpu. dtype: fp32 by default.
-    Raises UserError where a folder lacks a file, or a hub id is not on disk and cannot be fetched.
+    Raises UserError where the device is not there, a folder lacks a file, or a hub id can be neither found nor fetched.
     """
     import torch
     from diffusers import StableDiffusionPipeline
 
+    check_device(device)
     folder = EMBEDDED.get(str(base), Path(base))
     if folder.exists():
         check_folder(folder)
@@ -35,6 +36,18 @@ def load_base(base: str | Path = "mini", device: str | None = None, dtype=None):
         first = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the base {base}: {first}") from None
     return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not there before a model is loaded for it."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
+        raise UserError(
+            f"no device {device} ({str(error).splitlines()[0]}): give --device cpu, or leave it out"
+        ) from None
 
 
 def check_folder(folder: Path) -> None:

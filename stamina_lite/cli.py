@@ -175,10 +175,10 @@ def learn(args) -> None:
 def generate(args) -> None:
     """Draw pictures of a prompt with what a run has learned."""
     from .bases import load_base
+    from .images import save_described
     from .sequence import open_run
 
     quiet()
-    check_device(args.device)
     learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini"), args.device))
     how = {"guidance": args.guidance or learner.method.settings.guidance}
     pictures = learner.generate(args.prompt, args.n, args.seed, **how)
@@ -275,46 +275,10 @@ def open_learner(args, found, settings: dict, about: dict):
     from .sequence import ContinualLearner
 
     quiet()
-    check_device(args.device)
     pipe = load_base(args.base, args.device)
     check_tokens(found, pipe.tokenizer)
     base = str(Path(args.base).resolve()) if Path(args.base).is_dir() else args.base
     return ContinualLearner(pipe, args.method, args.seed, args.out, {"base_model": base, **about}, **settings)
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that is not there before a model is loaded for it."""
-    import torch
-
-    from .data import UserError
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
-        raise UserError(
-            f"no device {device} ({str(error).splitlines()[0]}): give --device cpu, or leave it out"
-        ) from None
-
-
-def save_described(pictures, folder: Path, about: dict) -> list[Path]:
-    """PNGs that say in their text chunks what they were drawn from; their paths."""
-    from PIL.PngImagePlugin import PngInfo
-
-    from .data import UserError
-
-    name = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
-    paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for k, picture in enumerate(pictures):
-            chunks = PngInfo()
-            for key, value in {**about, "picture": k}.items():
-                chunks.add_itxt(key, str(value))
-            paths.append(folder / f"{name}-seed{about['seed']}-{k:02d}.png")
-            picture.save(paths[-1], pnginfo=chunks)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
-    return paths
 
 
 def quiet() -> None:

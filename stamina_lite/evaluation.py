@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from . import metrics
 from .data import Concept, UserError
 from .drawing import DRAWING_STEPS, GUIDANCE
 from .features import Features
+from .images import from_folder, save_pictures, to_pil
 from .pictures import PROMPT
 
 SHARED = 4  # pictures of a concept that come from the same noise after every task
@@ -146,23 +145,3 @@ def picture_seed(seed: int, concept: str, k: int, task: int = 0) -> int:
     """The noise of picture k of a concept: for the first SHARED the same after every task."""
     when = f" {task}" if k >= SHARED else ""
     return int.from_bytes(hashlib.sha256(f"{seed} {concept} {k}{when}".encode()).digest()[:7], "big")
-
-
-def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for k, picture in enumerate(pictures):
-        picture.save(folder / f"{k:02d}.png")
-
-
-def from_folder(folder: Path) -> Tensor:
-    """The pictures of a folder in order, as they were kept in 8 bits: (n, 3, H, W) in [-1, 1]."""
-    import numpy as np
-
-    arrays = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.glob("*.png"))]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def to_pil(images: Tensor) -> list[Image.Image]:
-    """(n, 3, H, W) in [-1, 1] -> pictures."""
-    data = images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(x) for x in data]

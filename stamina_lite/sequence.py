@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from .checkpoint import load_task, read_json, save_task, write_json
 from .data import Concept, UserError, check_tokens, set_hash
 from .diffusion import Learned, TextToImage
-from .evaluation import Evaluation, to_pil
+from .evaluation import Evaluation
+from .images import to_pil
 from .methods import make_method
 from .metrics import mask_overlap
 from .versions import versions

@@ -16,8 +16,9 @@ from stamina_lite import cli, metrics
 from stamina_lite.bases import load_base
 from stamina_lite.checkpoint import load_task
 from stamina_lite.drawing import GUIDANCE
-from stamina_lite.evaluation import from_folder, picture_seed, to_pil
+from stamina_lite.evaluation import picture_seed
 from stamina_lite.features import features
+from stamina_lite.images import from_folder, to_pil
 from stamina_lite.method import Settings
 from stamina_lite.methods import METHODS
 from stamina_lite.sequence import ContinualLearner, open_run, restore

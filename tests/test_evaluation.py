@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from stamina_lite import ContinualLearner, Evaluation, concepts, load_base, metrics, run_sequence
-from stamina_lite.evaluation import SHARED, from_folder, picture_seed
+from stamina_lite.evaluation import SHARED, picture_seed
 from stamina_lite.features import features
+from stamina_lite.images import from_folder
 
 FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
 

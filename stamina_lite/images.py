@@ -1,0 +1,46 @@
+"""Drawn pictures to and from files."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from .data import UserError
+
+
+def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, picture in enumerate(pictures):
+        picture.save(folder / f"{k:02d}.png")
+
+
+def from_folder(folder: Path) -> Tensor:
+    """The pictures of a folder in order, as they were kept in 8 bits: (n, 3, H, W) in [-1, 1]."""
+    arrays = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.glob("*.png"))]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """(n, 3, H, W) in [-1, 1] -> pictures."""
+    data = images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(x) for x in data]
+
+
+def save_described(pictures, folder: Path, about: dict) -> list[Path]:
+    """PNGs that say in their text chunks what they were drawn from; their paths."""
+    name = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for k, picture in enumerate(pictures):
+            chunks = PngInfo()
+            for key, value in {**about, "picture": k}.items():
+                chunks.add_itxt(key, str(value))
+            paths.append(folder / f"{name}-seed{about['seed']}-{k:02d}.png")
+            picture.save(paths[-1], pnginfo=chunks)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
+    return paths
