@@ -35,7 +35,9 @@ class Number:
     high: float
 
     def text(self, digits: int = 2, scale: float = 1.0) -> str:
-        return f"{scale * self.mean:.{digits}f} [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+        mean, low, high = (f"{scale * v:.{digits}f}" for v in (self.mean, self.low, self.high))
+        mean, low, high = (v[1:] if v.strip("-0.") == "" and v[0] == "-" else v for v in (mean, low, high))  # no -0.00
+        return f"{mean} [{low}, {high}]"
 
 
 def read_cells(folder: Path, grid: Path) -> list[Found]:

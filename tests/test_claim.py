@@ -168,6 +168,11 @@ def test_look_alikes_are_told_apart_from_people_in_general(home, grid):
     assert row == "| stamina | 50 [50, 50] | 25 [0, 50] | 6 [0, 12] |"
 
 
+def test_numbers_are_rounded_with_their_interval_and_have_no_negative_zero():
+    assert cells.Number(-0.001, -0.126, 0.124).text() == "0.00 [-0.13, 0.12]"
+    assert cells.Number(0.281, -0.004, 0.3).text(0, 100) == "28 [0, 30]"
+
+
 def test_missing_cells_are_counted_and_missing_rows_named(home, grid):
     for cell in load_grid(grid):
         if cell.row == "lora-alone":
