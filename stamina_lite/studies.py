@@ -85,16 +85,19 @@ def steps_to(share: float, looks: list[int], values: list[float]) -> float:
     return float(looks[-1])
 
 
+def steps_told(values: list[float] | None, looks: list[int]) -> str:
+    if values is None:
+        return "–"
+    fall = values[0] - values[-1]
+    return f"{steps_to(0.9, looks, values):.0f} of {fall:.2f}" if fall > 0 else f"no likeness gained ({fall:.2f})"
+
+
 def speed_table(report: dict) -> str:
     """Steps to 90 % of the final likeness, of every task that was learned again, and how much likeness that was."""
     tasks = list(dict.fromkeys(task for seen in report["rows"].values() for task in seen))
-    lines = []
-    for row, seen in report["rows"].items():
-        shown_ = [row]
-        for values in (seen.get(task) for task in tasks):
-            fall = values and f"{steps_to(0.9, report['looks'], values):.0f} of {values[0] - values[-1]:.2f}"
-            shown_.append(fall or "–")
-        lines.append(shown_)
+    lines = [
+        [row, *(steps_told(seen.get(task), report["looks"]) for task in tasks)] for row, seen in report["rows"].items()
+    ]
     return table(["row", *(f"task {task}" for task in tasks)], lines)
 
 

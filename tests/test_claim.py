@@ -241,10 +241,13 @@ def test_steps_to_a_share_of_the_fall():
     assert studies.steps_to(0.9, looks, [4.0, 3.0, 2.0, 2.0]) == pytest.approx(18)
     assert studies.steps_to(0.9, looks, [4.0, 1.0, 2.5, 2.0]) == pytest.approx(6)  # the first time counts
     assert studies.steps_to(0.9, looks, [4.0, 4.0, 4.0, 3.0]) == pytest.approx(38)
-    report = {"looks": looks, "rows": {"lora": {"1": [4.0, 3.0, 2.0, 2.0]}, "ti": {"9": [4.0, 4.0, 4.0, 3.0]}}}
+    report = {
+        "looks": looks,
+        "rows": {"lora": {"1": [4.0, 3.0, 2.0, 2.0]}, "ti": {"9": [4.0, 4.0, 4.0, 3.0], "1": [1, 2, 3, 4]}},
+    }
     lines = studies.speed_table(report).splitlines()
     assert lines[0] == "| row | task 1 | task 9 |"
-    assert lines[2:] == ["| lora | 18 of 2.00 | – |", "| ti | – | 38 of 1.00 |"]
+    assert lines[2:] == ["| lora | 18 of 2.00 | – |", "| ti | no likeness gained (-3.00) | 38 of 1.00 |"]
 
 
 ROOT = Path(__file__).parents[1]
