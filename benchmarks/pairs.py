@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from PIL import Image
 
 from stamina_lite import concepts, load_base, metrics, plots
 from stamina_lite.checkpoint import read_json, write_json
@@ -86,7 +87,9 @@ def main() -> None:
         report["rows"][row] = measure(draw, kinds, real, extractor)
         write_json(file, report)
         pictures = [to_pil(x[:SHOWN]) for x in drawn.values()]
-        plots.sheet(pictures, [p.removeprefix("a photo of ") for p in drawn]).savefig(args.out / f"{row}.png", dpi=80)
+        sheet = args.out / f"{row}.png"
+        plots.sheet(pictures, [p.removeprefix("a photo of ") for p in drawn]).savefig(sheet, dpi=80)
+        Image.open(sheet).quantize(128).save(sheet, optimize=True)
         plt.close("all")
     write_json(file, report)
     for row, found in report["rows"].items():

@@ -101,12 +101,28 @@ def speed_table(report: dict) -> str:
     return table(["row", *(f"task {task}" for task in tasks)], lines)
 
 
+def together_table(report: dict) -> str:
+    """Two concepts in one picture: how often both, or at least one, are nearest to their part, and how many are nearer.
+
+    `composition.detect` says what is measured; intervals are over pairs.
+    """
+    lines = []
+    for row, kinds in report["rows"].items():
+        for kind, found in kinds.items():
+            nearer = Number(found["nearer"], *found["nearer_interval"])
+            lines.append([row, kind, f"{100 * found['both']:.0f}", f"{100 * found['one']:.0f}", shown(nearer)])
+    return table(
+        ["row", "pictures of", "both there, %", "one or both, %", "other concepts that are nearer, share"], lines
+    )
+
+
 def blocks(results: Path) -> dict[str, str]:
     """The tables of the studies that a folder of results holds, by the name under which documents show them."""
     stored = {
         "past": (long_past_table, "after_fifty.json"),
         "search": (mask_table, "mask_search.json"),
         "speed": (speed_table, "learning_speed.json"),
+        "together": (together_table, "pairs/pairs.json"),
     }
     return {name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()}
 

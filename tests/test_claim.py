@@ -236,6 +236,12 @@ def test_what_a_mask_keeps_is_told_in_parts_of_a_change_without_one():
     plt.close("all")
 
 
+def test_two_concepts_in_one_picture_are_told_by_kind():
+    found = {"both": 0.5, "one": 0.75, "nearer": 0.125, "nearer_interval": [0.1, 0.2]}
+    lines = studies.together_table({"rows": {"lora": {"two people": found}}}).splitlines()
+    assert lines[2] == "| lora | two people | 50 | 75 | 0.12 [0.10, 0.20] |"
+
+
 def test_steps_to_a_share_of_the_fall():
     looks = [0, 10, 20, 40]
     assert studies.steps_to(0.9, looks, [4.0, 3.0, 2.0, 2.0]) == pytest.approx(18)
