@@ -23,13 +23,9 @@ VARIANTS = {
     studies.PLAIN: ("stamina-no-mask", {}),
     "as it is": ("stamina", {}),
     "noise cools in half the steps": ("stamina", {"cool": 0.5}),
-    "no noise": ("stamina", {"cool": 1e-9}),
     "no sparsity": ("stamina-no-sparsity", {}),
-    "sparsity × 10": ("stamina", {"sparse": 1.0}),
     "MLP of 64 units": ("stamina", {"mask_rank": 64}),
     "temperature 0.3": ("stamina", {"temperature": 0.3}),
-    "soft": ("stamina-soft-mask", {}),
-    "plain factors": ("stamina-factor-mask", {}),
     "free logits": ("stamina-free-mask", {}),
     "random": ("stamina-random-mask", {"density": 0.13}),
 }
