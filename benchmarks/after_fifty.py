@@ -1,7 +1,7 @@
 """Can a model still learn? The five concepts of tune5, by a fresh model and by one that has learned fifty others.
 
-    python benchmarks/after_fifty.py runs/claim50 --rows ti++ lora c-lora stamina --out results/after_fifty.json
-    python benchmarks/after_fifty.py runs/claim50 --rows stamina --change forget=0.3 --out results/after_fifty.json
+    python benchmarks/after_fifty.py runs/claim50 --out results/after_fifty.json
+    python benchmarks/after_fifty.py runs/claim50 --rows c-lora stamina --change forget=0.0 --out THE_SAME
 
 Early and late concepts of a run are different concepts; here they are the same, so that what a long past costs is seen
 apart from what is hard to draw. tune5 serves for choosing settings, and --change tries others, late as early. Every
@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import torch
+import yaml
 
 from stamina_lite import ContinualLearner, concepts, load_base, make_method, metrics
 from stamina_lite.checkpoint import read_json, write_json
@@ -43,20 +44,22 @@ def learn_five(learner: ContinualLearner, n: int, extractor) -> dict:
 def value(text: str):
     """NAME=VALUE as a setting."""
     name, _, given = text.partition("=")
-    return name, given if not given[:1].isdigit() else float(given) if "." in given or "e" in given else int(given)
+    return name, yaml.safe_load(given)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--rows", nargs="+", default=["ti++", "lora", "c-lora", "stamina"])
+    parser.add_argument("--rows", nargs="+", default=["ti++", "c-lora", "stamina"])
     parser.add_argument("--seed", type=int, default=0, help="of the run, and of what is learned after it")
     parser.add_argument("--change", nargs="*", type=value, default=[], metavar="NAME=VALUE")
-    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     extractor = features("lite0")
     report = read_json(args.out) if args.out.exists() else {"pictures": args.pictures, "rows": {}}
+    if report["pictures"] != args.pictures:
+        parser.error(f"{args.out} is of {report['pictures']} pictures: give --pictures so, or another --out")
     report |= versions(torch.device("cpu"))
     for row in args.rows:
         run = args.runs / f"{row}.alternate.{args.seed}"

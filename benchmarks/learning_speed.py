@@ -66,6 +66,8 @@ def main() -> None:
     args = parser.parse_args()
     extractor = features("lite0")
     report = read_json(args.out) if args.out.exists() else {"looks": LOOKS, "pictures": args.pictures, "rows": {}}
+    if report["pictures"] != args.pictures:
+        parser.error(f"results of {report['pictures']} pictures are there: give --pictures so, or another --out")
     report |= versions(torch.device("cpu"))
     for row in args.rows:
         run = args.runs / f"{row}.alternate.0"

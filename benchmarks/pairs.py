@@ -66,6 +66,8 @@ def main() -> None:
     order = concepts("mini50")
     kinds, real = pairs_of(order), {c.name: reference_features(c, extractor, 64) for c in order}
     report = read_json(file) if file.exists() else {"pictures": args.pictures, "rows": {}}
+    if report["pictures"] != args.pictures:
+        parser.error(f"results of {report['pictures']} pictures are there: give --pictures so, or another --out")
     report |= versions(torch.device("cpu"))
     if "real, pasted" not in report["rows"]:
         ceiling = measure(lambda p: pasted(p.first.load(64), p.second.load(64), p.scene), kinds, real, extractor)

@@ -35,8 +35,8 @@ class Number:
     high: float
 
     def text(self, digits: int = 2, scale: float = 1.0) -> str:
-        mean, low, high = (f"{scale * v:.{digits}f}" for v in (self.mean, self.low, self.high))
-        mean, low, high = (v[1:] if v.strip("-0.") == "" and v[0] == "-" else v for v in (mean, low, high))  # no -0.00
+        rounded = (round(scale * v, digits) + 0.0 for v in (self.mean, self.low, self.high))  # + 0.0: no -0.00
+        mean, low, high = (f"{v:.{digits}f}" for v in rounded)
         return f"{mean} [{low}, {high}]"
 
 

@@ -23,8 +23,8 @@ def long_past_table(report: dict) -> str:
         "fresh model",
         "after fifty",
         "worse by",
-        "size of a step, fresh",
-        "after fifty",
+        "step, fresh",
+        "step, after fifty",
     ]
     lines = []
     for name, runs in report["rows"].items():
