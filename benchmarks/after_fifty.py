@@ -70,11 +70,8 @@ def main() -> None:
         there = report["rows"].setdefault(name, {})
         for when in ("early", "late"):
             if when not in there:
-                if when == "early":
-                    learner = ContinualLearner(load_base(), about["method"], about["seed"], **settings)
-                else:
-                    learner = open_run(run, lambda about: load_base())
-                    learner.method = make_method(about["method"], **settings)
+                learner = open_run(run, lambda about: load_base(), tasks=0 if when == "early" else None)
+                learner.method = make_method(about["method"], **settings)
                 there[when] = learn_five(learner, args.pictures, extractor)
                 write_json(args.out, report)
         for when, found in there.items():

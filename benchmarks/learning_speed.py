@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from stamina_lite import ContinualLearner, concepts, load_base, metrics, studies, tokens
-from stamina_lite.checkpoint import load_task, read_json, write_json
+from stamina_lite import concepts, load_base, metrics, studies, tokens
+from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.drawing import seeded
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
 from stamina_lite.grid import check_seal
 from stamina_lite.pictures import PROMPT
-from stamina_lite.sequence import restore
+from stamina_lite.sequence import open_run
 from stamina_lite.versions import versions
 
 LOOKS = (0, 5, 10, 15, 20, 30, 40, 50, 60)  # steps trained when pictures are drawn
@@ -30,9 +30,7 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     about = read_json(run / "run.json")
     order = concepts(about["set"], about["order"].replace("-", " "), shuffle=about["shuffle"])
     concept = order[task - 1]
-    learner = ContinualLearner(load_base(), about["method"], about["seed"], **about["settings"])
-    if task > 1:
-        restore(learner.model, load_task(run / "tasks" / f"{task - 1:03d}")[0])
+    learner = open_run(run, lambda about: load_base(), tasks=task - 1)
     real = reference_features(concept, extractor, learner.model.size)
     seeds = [picture_seed(about["seed"], concept.name, k) for k in range(n)]
     found = []

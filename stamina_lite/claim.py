@@ -5,18 +5,10 @@ from pathlib import Path
 from . import cells
 from .cells import ENDS, TOKEN, Found, Number, drift, final, learned, of_row, plasticity, rows_of
 from .grid import Cell, load_grid
+from .tables import shown, table
 
 C_LORA, STAMINA, ALONE = "c-lora", "stamina", "lora-alone"
 LOOK_ALIKES = ("01", "02"), ("03", "04"), ("10", "11"), ("18", "19")  # people with the same hair and another skin
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [" | ".join(head), " | ".join(["---"] * len(head)), *(" | ".join(row) for row in rows)]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def shown(value: Number | None, digits: int = 2, scale: float = 1.0) -> str:
-    return value.text(digits, scale) if value else "–"
 
 
 def main_table(found: list[Found]) -> str:

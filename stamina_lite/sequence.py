@@ -164,16 +164,13 @@ class ContinualLearner:
             )
         for part in self.out.glob("tasks/.*.part"):  # what an interrupted task has left
             shutil.rmtree(part)
-        self._take_up(self.out)
+        self._take_up(self.out, tasks_of(self.out))
         drop_log_lines(self.out / "log.jsonl", after=len(self.records))
 
-    def _take_up(self, run: Path) -> None:
-        """Stand where a run's newest complete task stands; nothing is written."""
+    def _take_up(self, run: Path, folders: list[Path]) -> None:
+        """Stand where a run stood after the last of these tasks; nothing is written."""
         self.home = run
-        folders = sorted((run / "tasks").glob("[0-9]*"))
-        for k, folder in enumerate(folders, 1):
-            if int(folder.name) != k:
-                raise UserError(f"{run}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
+        for folder in folders:
             self.records.append({k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"})
         if folders:
             tensors, _ = load_task(folders[-1])
@@ -218,10 +215,20 @@ def run_sequence(
     return results
 
 
-def open_run(run: Path, load) -> ContinualLearner:
+def tasks_of(run: Path) -> list[Path]:
+    """The folders of a run's complete tasks in order. Raises UserError where one is missing."""
+    folders = sorted((run / "tasks").glob("[0-9]*"))
+    for k, folder in enumerate(folders, 1):
+        if int(folder.name) != k:
+            raise UserError(f"{run}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
+    return folders
+
+
+def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     """A learner that knows what a run folder has learned, to draw with; it writes nothing there.
 
-    load(about) gives the base pipeline that run.json names. Raises UserError for a damaged run or another base.
+    load(about) gives the base pipeline that run.json names. tasks: as it stood after so many of its tasks, all of them
+    where not said. Raises UserError for a damaged run, another base, or a task that was not learned yet.
     """
     about = read_json(Path(run) / "run.json")
     missing = [k for k in ("method", "settings", "seed", "base") if k not in about]
@@ -230,7 +237,10 @@ def open_run(run: Path, load) -> ContinualLearner:
     learner = ContinualLearner(load(about), about["method"], about["seed"], **about["settings"])
     if learner.identity["base"] != about["base"]:
         raise UserError(f"{run} was learned on another base: the base it names has changed since")
-    learner._take_up(Path(run))
+    folders = tasks_of(Path(run))
+    if tasks is not None and not 0 <= tasks <= len(folders):
+        raise UserError(f"{run} has learned {len(folders)} tasks: {tasks} cannot be opened")
+    learner._take_up(Path(run), folders[:tasks])
     return learner
 
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from .cells import Number, number
 from .checkpoint import read_json
-from .claim import shown, table
 from .plots import colour
+from .tables import shown, table
 
 PLAIN = "no mask"  # the variant that the others are told in parts of
 

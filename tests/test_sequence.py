@@ -181,6 +181,25 @@ def test_open_run_generates_what_the_learner_did(tiny, tiny_folder, photos, tmp_
     assert before[0].tobytes() != before[1].tobytes()
 
 
+def test_a_run_is_opened_as_it_stood_after_any_task(tiny, tiny_folder, photos, tmp_path):
+    def drawn(model):
+        return model.generate("a photo", n=1, steps=2)[0].tobytes()
+
+    learner, found = ContinualLearner(tiny, "lora", 0, tmp_path / "run", lr=0.5, **FEW), concepts(photos)
+    stood = [drawn(learner)]
+    for concept in found[:2]:
+        learner.learn(concept, progress=False)
+        stood.append(drawn(learner))
+    assert len({*stood}) == 3
+    opened = [open_run(tmp_path / "run", lambda there: load_base(tiny_folder, device="cpu"), n) for n in (0, 1, 2)]
+    assert [drawn(model) for model in opened] == stood
+    record = opened[1].learn(found[1], progress=False)  # as it was learned then
+    assert drawn(opened[1]) == stood[2] and record["task"] == 2 and len(list((tmp_path / "run/tasks").iterdir())) == 2
+    for n in (3, -1):
+        with pytest.raises(UserError, match=f"has learned 2 tasks: {n} cannot be opened"):
+            open_run(tmp_path / "run", lambda there: load_base(tiny_folder, device="cpu"), n)
+
+
 def test_a_folded_pipeline_is_stock_and_loads_where_we_are_not(tiny, photos, tmp_path):
     learner = ContinualLearner(tiny, "stamina", 0, None, **FEW)
     learner.learn(concepts(photos)[0], progress=False)
