@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from stamina_lite.checkpoint import write_json
-from stamina_lite.methods import make_method
 
 OWN = {  # four combinations each
     "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},  # so that one of the last two is among these
@@ -39,6 +38,8 @@ RATE = {  # which rate is then halved and doubled; "lr" where nothing else stand
     **dict.fromkeys(("ti", "ti++"), "lr_token"),
 }
 SCALE = {"ti": 2**0.5, "ti++": 2**0.5}  # by how much: between the values where that rate was searched already, else 2
+WHOLE = "custom-diffusion", "custom-diffusion-merge", "custom-diffusion-ewc", "replay", "offline"
+START = {**dict.fromkeys(WHOLE, 1e-3), "dreambooth": 1e-4}  # lr of a trial that does not vary it; elsewhere 5e-3
 METHOD = {"stamina-cool": "stamina"}  # where the trials' name is not the method's
 MEASURES = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
 
@@ -47,7 +48,8 @@ def trial(name: str, options: dict, args) -> dict:
     """Run one trial, or find it done; its row."""
     run = args.runs / "-".join([name, *(f"{k}={v:g}" for k, v in options.items())])
     command = [sys.executable, "-m", "stamina_lite.cli", "bench", "tune5", "--method", METHOD.get(name, name)]
-    command += [word for k, v in options.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    settings = {**start(name), **options}
+    command += [word for k, v in settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
     command += ["--seed", str(args.seed), "--pictures", str(args.pictures), "--out", str(run)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     results, about = (json.loads((run / name).read_text()) for name in ("results.json", "run.json"))
@@ -57,6 +59,11 @@ def trial(name: str, options: dict, args) -> dict:
     row |= {key: about[key] for key in ("settings", "pictures", "seed", "base", "versions", "device")}
     print(f"{run.name:50s} " + "  ".join(f"{m} {row[m]}" for m in MEASURES if m in row), flush=True)
     return row
+
+
+def start(name: str) -> dict:
+    """Rates of a trial that does not vary them."""
+    return {"lr": START.get(name, 5e-3), "lr_token": 2e-2}
 
 
 def best(rows: list[dict]) -> dict:
@@ -77,7 +84,7 @@ def main() -> None:
         rows = [trial(name, options, args) for options in grid]
         rate, scale, method = RATE.get(name, "lr"), SCALE.get(name, 2.0), METHOD.get(name, name)
         found = best(rows)
-        middle = found.get(rate, getattr(make_method(method).settings, rate))
+        middle = found.get(rate, start(name)[rate])
         rows += [trial(name, {**found, rate: round(middle * s, 6)}, args) for s in (1 / scale, scale)]
         write_json(args.out / f"{name}.json", {"method": method, "chosen": best(rows), "trials": rows})
 

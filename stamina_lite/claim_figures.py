@@ -1,5 +1,7 @@
 """The figures of the claim, drawn from a grid's stored cells alone: every function returns a matplotlib Figure."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -7,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from .cells import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
 from .data import UserError
 from .metrics import mean_interval
-from .plots import colour
+from .plots import colour, kept_pictures, sheet
 
 WINDOW = 10  # tasks in a point of a curve
 
@@ -64,6 +66,29 @@ def plane(found: list[Found]) -> Figure:
 def arms(value: Number) -> list[list[float]]:
     """Lengths of an error bar; rounding may put a bound of equal values a hair's breadth beyond their mean."""
     return [[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]]
+
+
+def gallery(found: list[Found], home: Path, columns: int = 2) -> Figure:
+    """The same concepts by the final model of every row of which pictures are kept: a line a row, from the same noise.
+
+    home: the folder of the cells. `columns` pictures of each of `early_middle_late` concepts.
+    """
+    kept = [f for f in found if f.results and (home / f.cell.name / "images").is_dir()]
+    if not kept:
+        raise UserError(f"no pictures are kept in {home}: run its cells first")
+    tasks = kept[0].results["tasks"]
+    names = early_middle_late(tasks)
+    lines = [[p for n in names for p in kept_pictures(home / f.cell.name, len(tasks), n)[:columns]] for f in kept]
+    figure = sheet(lines, [f.cell.row for f in kept])
+    for axis, name in zip(figure.axes[::columns], names, strict=False):
+        axis.set_title(name, fontsize=9, loc="left")
+    return figure
+
+
+def early_middle_late(tasks: list[str]) -> list[str]:
+    """The two concepts learned first, two in the middle and the last two: in alternating order one of each kind."""
+    middle = len(tasks) // 4 * 2
+    return list(dict.fromkeys([*tasks[:2], *tasks[middle : middle + 2], *tasks[-2:]]))
 
 
 def masks(found: list[Found], row: str = "stamina") -> Figure:

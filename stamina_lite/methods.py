@@ -118,6 +118,7 @@ class LoRAScaled(LoRA):
     """LoRA whose t-th update is folded times t^-p: for p = 1 the mean of all updates [ours, after model merging]."""
 
     name = "lora-scaled"
+    defaults = {"decay": 0.25}
 
     def folded(self, delta, task):
         return delta * task**-self.settings.decay
@@ -127,6 +128,7 @@ class LoRAPruned(LoRA):
     """LoRA that folds the largest entries of its update only: a mask by magnitude, after training [ours]."""
 
     name = "lora-pruned"
+    defaults = {"density": 0.1}
 
     def folded(self, delta, task):
         kept = max(1, round(self.settings.density * delta.numel()))
@@ -137,6 +139,7 @@ class LoRAOrthogonal(LoRA):
     """LoRA that starts from the input directions past updates use least: B is drawn among them [ours]."""
 
     name = "lora-orthogonal"
+    defaults = {"lr": 2.5e-3, "lr_token": 4e-2}
 
     def adapter(self, layer, generator):
         adapter = super().adapter(layer, generator)
@@ -165,6 +168,7 @@ class TextualInversion(Method):
     """Only the token's row is trained; the model stays as it is (Gal et al. 2022)."""
 
     name = "ti"
+    defaults = {"lr_token": 2.8284e-2}
 
     def adapter(self, layer, generator):
         return None
@@ -174,6 +178,7 @@ class TextualInversionPlus(TextualInversion):
     """Textual Inversion with STAMINA's MLP token; our reading of the table's TI++ [ours]."""
 
     name = "ti++"
+    defaults = {"lr_token": 4e-2}
     token = Stamina.token
 
 
@@ -181,7 +186,7 @@ class CustomDiffusion(Method):
     """K and V themselves, with pictures of the base beside, one concept after another (Kumari et al. 2023)."""
 
     name = "custom-diffusion"
-    defaults = {"lr": 1e-3, "prior": 1.0}
+    defaults = {"lr": 1e-3, "lr_token": 4e-2, "prior": 1.0}
 
     def adapter(self, layer, generator):
         return Full(layer.current)
@@ -191,7 +196,7 @@ class DreamBooth(CustomDiffusion):
     """Every weight of the U-Net, with pictures of the base beside (Ruiz et al. 2023; the text encoder is frozen)."""
 
     name = "dreambooth"
-    defaults = {"lr": 1e-4, "prior": 1.0}
+    defaults = {"lr": 1e-4, "lr_token": 4e-2, "prior": 1.0}
     everywhere = True
 
 
@@ -199,6 +204,7 @@ class GenerativeReplay(CustomDiffusion):
     """K and V themselves, beside pictures of past concepts drawn by the model before the task (Shin et al. 2017)."""
 
     name = "replay"
+    defaults = {"lr": 3e-4, "lr_token": 2e-2, "prior": 1.0}
 
     def beside(self, model, generator):
         past = list(model.custom)[:-1]  # the last is the concept to be learned
@@ -217,7 +223,7 @@ class CustomDiffusionEWC(CustomDiffusion):
     """
 
     name = "custom-diffusion-ewc"
-    defaults = {**CustomDiffusion.defaults, "forget": 1e4}
+    defaults = {"lr": 5e-4, "lr_token": 2e-2, "prior": 1.0, "forget": 100.0}
 
     def penalty(self, layer):
         if "fisher" not in layer.memory:
@@ -236,6 +242,7 @@ class CustomDiffusionMerge(CustomDiffusion):
     """Custom Diffusion from the base for every concept, then one model from all in closed form (their eqs. 4, 5)."""
 
     name = "custom-diffusion-merge"
+    defaults = {"lr": 3e-3, "lr_token": 1e-2, "prior": 1.0}
 
     def begin(self, model):
         for layer in model.layers:

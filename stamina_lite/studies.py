@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .cells import Number, number
+from .cells import Number, mean_of_pairs, number
 from .checkpoint import read_json
 from .plots import colour
 from .tables import shown, table
@@ -101,6 +101,44 @@ def speed_table(report: dict) -> str:
     return table(["row", *(f"task {task}" for task in tasks)], lines)
 
 
+def own_steps_table(report: dict, protocol: str = "60") -> str:
+    """Rows of the claim on tune5 with other numbers of steps, concept by concept against the protocol's steps."""
+    head = ["row", "steps", "MMD² just learned", "A_mmd", f"A_mmd less that of {protocol} steps"]
+    lines = []
+    for row, runs in report["rows"].items():
+        known = {steps: by_seed_and_concept(seeds, "a_mmd_each") for steps, seeds in runs.items()}
+        for steps, final in known.items():
+            shared = [key for key in final if key in known.get(protocol, {})]
+            less = mean_of_pairs((name, final[seed, name] - known[protocol][seed, name]) for seed, name in shared)
+            new = mean_of_pairs((n, v) for (_, n), v in by_seed_and_concept(runs[steps], "plasticity").items())
+            end = mean_of_pairs((n, v) for (_, n), v in final.items())
+            lines.append([row, steps, *(shown(number(v)) for v in (new, end, less if steps != protocol else {}))])
+    return table(head, lines)
+
+
+def by_seed_and_concept(seeds: dict, key: str) -> dict[tuple[str, str], float]:
+    """(seed, concept) -> value, of runs stored seed by seed."""
+    return {
+        (seed, name): value
+        for seed, run in seeds.items()
+        for name, value in zip(run["tasks"], run[key], strict=True)
+        if value is not None
+    }
+
+
+def tuning_table(trials: dict[str, dict]) -> str:
+    """Every trial of a method's settings on tune5, what differed and its A_mmd, and which were chosen."""
+
+    def told(options: dict) -> str:
+        return ", ".join(f"{key} {value:g}" for key, value in options.items())
+
+    lines = []
+    for name, found in trials.items():
+        seen = {told(trial["options"]): f"{trial['a_mmd']:.2f}" for trial in found["trials"]}
+        lines.append([name, "; ".join(f"{o} → {a}" for o, a in seen.items()), told(found["chosen"])])
+    return table(["method", "trials: what differed → A_mmd", "chosen"], lines)
+
+
 def together_table(report: dict) -> str:
     """Two concepts in one picture: how often both, or at least one, are nearest to their part, and how many are nearer.
 
@@ -122,9 +160,14 @@ def blocks(results: Path) -> dict[str, str]:
         "past": (long_past_table, "after_fifty.json"),
         "search": (mask_table, "mask_search.json"),
         "speed": (speed_table, "learning_speed.json"),
+        "steps": (own_steps_table, "own_steps.json"),
         "together": (together_table, "pairs/pairs.json"),
     }
-    return {name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()}
+    tuned = {file.stem: read_json(file) for file in sorted((results / "tuning").glob("*.json"))}
+    found = {
+        name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()
+    }
+    return found | ({"tuning": tuning_table(tuned)} if tuned else {})
 
 
 def mean(values: list[float]) -> Number:

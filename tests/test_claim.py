@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 import yaml
+from PIL import Image
 
 from stamina_lite import cells, claim, claim_figures, studies
 from stamina_lite.data import UserError
@@ -121,6 +122,16 @@ def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
     offline = dict(zip(head, rows["offline"], strict=True))
     assert offline["runs"] == "1 (1 failed)" and offline["F_mmd"] == "–" and offline["gain, first"] == "–"
     assert dict(zip(head, rows["lora-alone"], strict=True))["stored %"] == "9"
+
+
+def test_what_is_learned_is_told_against_the_ceiling(home, grid):
+    lines = [line.split(" | ") for line in claim.ceiling_table(cells.read_cells(home, grid)).splitlines()[2:]]
+    found = {line[0].removeprefix("| "): line[1:] for line in lines}
+    assert set(found) == {"ti++", "c-lora", "stamina", "offline"}
+    first, last = (float(found["c-lora"][k].split()[0]) for k in (3, 4))
+    assert first == pytest.approx(0.263, abs=0.01) and last == pytest.approx(0.937, abs=0.01)  # 1 - its gain
+    assert found["ti++"][5].startswith("1.00 [") and found["stamina"][0] == "0 [0, 0]"
+    assert set(found["offline"]) == {"–", "– |"}
 
 
 def test_lengths_are_the_stages_of_the_runs(home, grid):
@@ -242,6 +253,28 @@ def test_two_concepts_in_one_picture_are_told_by_kind():
     assert lines[2] == "| lora | two people | 50 | 75 | 0.12 [0.10, 0.20] |"
 
 
+def test_own_steps_are_compared_with_the_protocols_concept_by_concept_and_seed_by_seed():
+    def run(learned, end):
+        return {"tasks": ["a", "b"], "plasticity": learned, "a_mmd_each": end}
+
+    rows = {
+        "ti++": {"60": {"0": run([1, 2], [1, 3]), "1": run([3, 4], [2, 4])}, "30": {"1": run([5, 6], [1, 2])}},
+        "offline": {"30": {"0": run([None, None], [4, 6])}},
+    }
+    lines = studies.own_steps_table({"rows": rows}).splitlines()[2:]
+    assert lines == [
+        "| ti++ | 60 | 2.50 [2.00, 3.00] | 2.50 [1.50, 3.50] | – |",
+        "| ti++ | 30 | 5.50 [5.00, 6.00] | 1.50 [1.00, 2.00] | -1.50 [-2.00, -1.00] |",
+        "| offline | 30 | – | 5.00 [4.00, 6.00] | – |",
+    ]
+
+
+def test_trials_are_told_with_what_differed_and_what_was_chosen():
+    trials = [{"options": {"lr": 0.005, "decay": 1.0}, "a_mmd": 2.345}, {"options": {"lr": 0.01}, "a_mmd": 2.2}]
+    found = studies.tuning_table({"lora": {"chosen": {"lr": 0.01}, "trials": [*trials, trials[1]]}})
+    assert found.splitlines()[2] == "| lora | lr 0.005, decay 1 → 2.35; lr 0.01 → 2.20 | lr 0.01 |"
+
+
 def test_steps_to_a_share_of_the_fall():
     looks = [0, 10, 20, 40]
     assert studies.steps_to(0.9, looks, [4.0, 3.0, 2.0, 2.0]) == pytest.approx(18)
@@ -256,16 +289,37 @@ def test_steps_to_a_share_of_the_fall():
     assert lines[2:] == ["| lora | 18 of 2.00 | – |", "| ti | no likeness gained (-3.00) | 38 of 1.00 |"]
 
 
+def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home, grid):
+    found = cells.read_cells(home, grid)
+    with pytest.raises(UserError, match="no pictures are kept in"):
+        claim_figures.gallery(found, home)
+    names = ["c00", "c01", "c10", "c11", "c18", "c19"]
+    assert claim_figures.early_middle_late(NAMES) == names and claim_figures.early_middle_late(NAMES[:3]) == NAMES[:3]
+    shades = {("stamina.alternate.0", name): 100 + 10 * k for k, name in enumerate(names)}
+    shades |= {("c-lora.alternate.0", name): 10 * k for k, name in enumerate([*names, "c05"])}
+    for (cell, name), shade in shades.items():
+        folder = home / cell / "images" / "after-020" / name
+        folder.mkdir(parents=True)
+        for k in range(3):
+            Image.new("RGB", (4, 4), (shade + k, 0, 0)).save(folder / f"{k:02d}.png")
+    figure = claim_figures.gallery(found, home, columns=2)
+    shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes]
+    assert shown == [100 * row + 10 * k + n for row in (0, 1) for k in range(6) for n in (0, 1)]  # the protocol's order
+    assert [axis.get_title(loc="left") for axis in figure.axes[:4]] == ["c00", "", "c01", ""]
+    assert [axis.get_ylabel() for axis in figure.axes[::12]] == ["c-lora", "stamina"]
+    plt.close("all")
+
+
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "REPRODUCIBILITY.md"])
+@pytest.mark.parametrize("document", ["README.md", "REPRODUCIBILITY.md", "results/README.md"])
 def test_documents_show_what_the_stored_runs_say(document):
-    """Every table between marks is recomputed from results/claim50: a number changed by hand fails here."""
+    """Every table between marks is recomputed from results/: a number changed by hand fails here."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = claim.blocks(ROOT / "results" / "claim50", ROOT / "notebooks" / "params" / "claim50.yaml")
+    blocks = claim.documents(ROOT / "results", ROOT / "notebooks" / "params")
     blocks |= studies.blocks(ROOT / "results")
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)
     for name, table in shown.items():
-        assert table == blocks[name], f"{document}: {name}: run python benchmarks/claim50.py"
+        assert table == blocks[name], f"{document}: {name}: run python benchmarks/claim.py"

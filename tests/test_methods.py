@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -141,7 +144,7 @@ def test_a_random_mask_is_as_open_as_asked_and_never_learned():
 
 def test_scaled_merging_with_p_1_keeps_the_mean_of_all_updates():
     """W_t = W_{t-1} + (V_t - W_{t-1}) / t, V_t what the task's training arrived at, makes W_T the mean of all V_t."""
-    method, weights, mean = make_method("lora-scaled"), torch.zeros(4, 3), []
+    method, weights, mean = make_method("lora-scaled", decay=1.0), torch.zeros(4, 3), []
     for task in range(1, 6):
         trained = torch.randn(4, 3, generator=generator(task))  # what the task's own training arrived at
         weights = weights + method.folded(trained - weights, task)
@@ -210,6 +213,31 @@ def test_mask_options_reach_the_adapter(mask, hard):
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         make_method("stamina", **options)
+
+
+TUNING = sorted((Path(__file__).parents[1] / "results" / "tuning").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", [f for f in TUNING if f.stem in METHODS], ids=lambda f: f.stem)
+def test_a_method_starts_from_what_was_chosen_for_it(file):
+    found = json.loads(file.read_text())
+    chosen = next(trial for trial in found["trials"] if trial["options"] == found["chosen"])
+    assert chosen["a_mmd"] == min(trial["a_mmd"] for trial in found["trials"])
+    settings = make_method(found["method"]).settings.as_dict()
+    same = (
+        "rank",
+        "lr",
+        "lr_token",
+        "forget",
+        "sparse",
+        "mask",
+        "mask_rank",
+        "decay",
+        "prior",
+        "drawn",
+        *chosen["options"],
+    )
+    assert {key: settings[key] for key in same} == {key: chosen["settings"][key] for key in same}
 
 
 def test_unknown_method_lists_the_known_ones():

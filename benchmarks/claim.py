@@ -1,0 +1,102 @@
+"""What is kept of the claim's cells, and the tables and figures made of it.
+
+    stamina-lite reproduce claim50 --out runs/claim50
+    stamina-lite reproduce claim10 --out runs/claim10 --workers 2
+    python benchmarks/claim.py runs/claim50 runs/claim10
+
+A folder of runs has its grid's name. Of every cell run.json, results.json and its seal are stored in results/; of the
+first seed in the set's own order a few pictures of an early, a middle and a late person and waterfall. Then every table
+between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written anew. Without runs, tables and
+figures are made anew from what is stored.
+"""
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from PIL import Image
+
+from stamina_lite import cells, claim, claim_figures, plots, studies
+from stamina_lite.grid import SEAL
+
+ROOT = Path(__file__).parents[1]
+RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
+LARGE, SMALL = "claim50", "claim10"
+DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md")
+SHOWN = ("ti++", "lora", "c-lora", "stamina")
+KEPT = {LARGE: 4, SMALL: 2}  # pictures of a concept and stage, of those that come from the same noise
+
+
+def store(cell: Path, to: Path, kept: int) -> None:
+    """Copy what tables and figures are made of: numbers whole, pictures a few and packed."""
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    for name in ("run.json", "results.json", SEAL):
+        if (cell / name).exists():
+            shutil.copy(cell / name, to / name)
+    if not cell.name.endswith(".alternate.0") or not (cell / "results.json").exists():
+        return
+    for name in claim_figures.early_middle_late(plots.load_results(cell)["tasks"]):
+        for concept in cell.glob(f"images/after-*/{name}"):
+            folder = to / concept.relative_to(cell)
+            folder.mkdir(parents=True)
+            for k in range(kept):
+                Image.open(concept / f"{k:02d}.png").quantize(128).save(folder / f"{k:02d}.png", optimize=True)
+
+
+def fill(file: Path, blocks: dict[str, str]) -> None:
+    """Put the tables between their marks."""
+    text = file.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
+        )
+    file.write_text(text, encoding="utf-8")
+
+
+def save(figure: plt.Figure, file: Path, dpi: int = 110) -> None:
+    figure.savefig(file, dpi=dpi)
+    plt.close(figure)
+    print(file)
+
+
+def figures_of_claim(found: list[cells.Found], home: Path) -> None:
+    results = [f.results for f in found if f.results and f.cell.row in SHOWN]
+    for draw in (plots.weight_change, plots.plasticity, plots.forgetting, plots.accuracy):
+        save(draw(results), home / f"{draw.__name__}.png")
+    there = cells.rows_of(found)
+    gaining = [row for row in ("lora-alone", "lora", "c-lora", "stamina") if row in there]
+    save(claim_figures.gain_by_task(found, gaining), home / "gain.png")
+    save(claim_figures.plane(found), home / "plane.png")
+    save(claim_figures.masks(found), home / "masks.png")
+    for f in found:
+        if f.results and f.cell.name.endswith(".alternate.0"):
+            names = claim_figures.early_middle_late(f.results["tasks"])
+            sheet = plots.run_sheet(home / f.cell.name, names, columns=KEPT[LARGE])
+            save(sheet, home / f"sheet-{f.cell.row}.png", 80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of `stamina-lite reproduce`, named as their grid")
+    args = parser.parse_args()
+    for runs in args.runs:
+        if runs.name not in KEPT:
+            parser.error(f"{runs} is named after no grid: expected {' or '.join(KEPT)}")
+        for seal in sorted(runs.glob(f"*/{SEAL}")):
+            store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
+    found = {name: cells.read_cells(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
+    blocks = claim.documents(RESULTS, GRIDS) | studies.blocks(RESULTS)
+    for name in DOCUMENTS:
+        fill(ROOT / name, blocks)
+    print(*blocks.values(), sep="\n\n")
+    figures_of_claim(found[LARGE], RESULTS / LARGE)
+    every = claim_figures.gallery(found[SMALL], RESULTS / SMALL, KEPT[SMALL])
+    save(every, RESULTS / SMALL / "gallery.png", 50)
+    save(claim_figures.plane(found[SMALL]), RESULTS / SMALL / "plane.png")
+
+
+if __name__ == "__main__":
+    main()
