@@ -6,8 +6,8 @@
 
 A folder of runs has its grid's name. Of every cell run.json, results.json and its seal are stored in results/; of the
 first seed in the set's own order a few pictures of an early, a middle and a late person and waterfall. Then every table
-between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written anew. Without runs, tables and
-figures are made anew from what is stored.
+between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written anew. Without runs, tables and figures are made anew
+from what is stored.
 """
 
 import argparse
@@ -59,6 +59,7 @@ def fill(file: Path, blocks: dict[str, str]) -> None:
 def save(figure: plt.Figure, file: Path, dpi: int = 110) -> None:
     figure.savefig(file, dpi=dpi)
     plt.close(figure)
+    Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
     print(file)
 
 
@@ -74,7 +75,8 @@ def figures_of_claim(found: list[cells.Found], home: Path) -> None:
     for f in found:
         if f.results and f.cell.name.endswith(".alternate.0"):
             names = claim_figures.early_middle_late(f.results["tasks"])
-            sheet = plots.run_sheet(home / f.cell.name, names, columns=KEPT[LARGE])
+            stages = ("learned", "final") if cells.plasticity(f.results) else ("final",)  # all at once: only the end
+            sheet = plots.run_sheet(home / f.cell.name, names, stages, columns=KEPT[LARGE])
             save(sheet, home / f"sheet-{f.cell.row}.png", 80)
 
 

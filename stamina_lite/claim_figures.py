@@ -71,13 +71,14 @@ def arms(value: Number) -> list[list[float]]:
 def gallery(found: list[Found], home: Path, columns: int = 2) -> Figure:
     """The same concepts by the final model of every row of which pictures are kept: a line a row, from the same noise.
 
-    home: the folder of the cells. `columns` pictures of each of `early_middle_late` concepts.
+    home: the folder of the cells. `columns` pictures of each of the first cell's `early_middle_late` concepts; cells
+    that learned in another order are left out.
     """
     kept = [f for f in found if f.results and (home / f.cell.name / "images").is_dir()]
     if not kept:
         raise UserError(f"no pictures are kept in {home}: run its cells first")
     tasks = kept[0].results["tasks"]
-    names = early_middle_late(tasks)
+    kept, names = [f for f in kept if f.results["tasks"] == tasks], early_middle_late(tasks)
     lines = [[p for n in names for p in kept_pictures(home / f.cell.name, len(tasks), n)[:columns]] for f in kept]
     figure = sheet(lines, [f.cell.row for f in kept])
     for axis, name in zip(figure.axes[::columns], names, strict=False):

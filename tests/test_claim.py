@@ -302,6 +302,9 @@ def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home,
         folder.mkdir(parents=True)
         for k in range(3):
             Image.new("RGB", (4, 4), (shade + k, 0, 0)).save(folder / f"{k:02d}.png")
+    other = next(f for f in found if f.cell.name == "stamina.alternate.1")
+    other.results["tasks"] = NAMES[::-1]  # learned in another order: not shown beside them
+    (home / other.cell.name / "images").mkdir()
     figure = claim_figures.gallery(found, home, columns=2)
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes]
     assert shown == [100 * row + 10 * k + n for row in (0, 1) for k in range(6) for n in (0, 1)]  # the protocol's order
