@@ -95,7 +95,7 @@ def main() -> None:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")
     figures_of_claim(found[LARGE], RESULTS / LARGE)
-    every = claim_figures.gallery(found[SMALL], RESULTS / SMALL, KEPT[SMALL])
+    every = claim_figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL])
     save(every, RESULTS / SMALL / "gallery.png", 50)
     save(claim_figures.plane(found[SMALL]), RESULTS / SMALL / "plane.png")
 

@@ -68,7 +68,7 @@ def arms(value: Number) -> list[list[float]]:
     return [[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]]
 
 
-def gallery(found: list[Found], home: Path, columns: int = 2) -> Figure:
+def side_by_side(found: list[Found], home: Path, columns: int = 2) -> Figure:
     """The same concepts by the final model of every row of which pictures are kept: a line a row, from the same noise.
 
     home: the folder of the cells. `columns` pictures of each of the first cell's `early_middle_late` concepts; cells

@@ -292,7 +292,7 @@ def test_steps_to_a_share_of_the_fall():
 def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home, grid):
     found = cells.read_cells(home, grid)
     with pytest.raises(UserError, match="no pictures are kept in"):
-        claim_figures.gallery(found, home)
+        claim_figures.side_by_side(found, home)
     names = ["c00", "c01", "c10", "c11", "c18", "c19"]
     assert claim_figures.early_middle_late(NAMES) == names and claim_figures.early_middle_late(NAMES[:3]) == NAMES[:3]
     shades = {("stamina.alternate.0", name): 100 + 10 * k for k, name in enumerate(names)}
@@ -305,7 +305,7 @@ def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home,
     other = next(f for f in found if f.cell.name == "stamina.alternate.1")
     other.results["tasks"] = NAMES[::-1]  # learned in another order: not shown beside them
     (home / other.cell.name / "images").mkdir()
-    figure = claim_figures.gallery(found, home, columns=2)
+    figure = claim_figures.side_by_side(found, home, columns=2)
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes]
     assert shown == [100 * row + 10 * k + n for row in (0, 1) for k in range(6) for n in (0, 1)]  # the protocol's order
     assert [axis.get_title(loc="left") for axis in figure.axes[:4]] == ["c00", "", "c01", ""]
