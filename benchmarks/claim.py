@@ -97,7 +97,6 @@ def main() -> None:
     figures_of_claim(found[LARGE], RESULTS / LARGE)
     every = claim_figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL])
     save(every, RESULTS / SMALL / "gallery.png", 50)
-    save(claim_figures.plane(found[SMALL]), RESULTS / SMALL / "plane.png")
 
 
 if __name__ == "__main__":
