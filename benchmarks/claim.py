@@ -18,14 +18,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from stamina_lite import cells, claim, claim_figures, plots, studies
+from stamina_lite import cells, claim, claim_figures, concepts, plots, studies
 from stamina_lite.grid import SEAL
+from stamina_lite.images import learned_from
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
 LARGE, SMALL = "claim50", "claim10"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
+LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 KEPT = {LARGE: 4, SMALL: 2}  # pictures of a concept and stage, of those that come from the same noise
 
 
@@ -63,11 +65,16 @@ def save(figure: plt.Figure, file: Path, dpi: int = 110) -> None:
     print(file)
 
 
+def by_row(found: list[cells.Found], rows: tuple[str, ...]) -> list[dict]:
+    """Results of some rows, told by the row's name: two rows may be one method with other settings."""
+    return [{**f.results, "method": f.cell.row} for f in found if f.results and f.cell.row in rows]
+
+
 def figures_of_claim(found: list[cells.Found], home: Path) -> None:
-    results = [f.results for f in found if f.results and f.cell.row in SHOWN]
-    for draw in (plots.weight_change, plots.plasticity, plots.forgetting, plots.accuracy):
-        save(draw(results), home / f"{draw.__name__}.png")
-    there = cells.rows_of(found)
+    for draw in (plots.plasticity, plots.forgetting, plots.accuracy):
+        save(draw(by_row(found, SHOWN)), home / f"{draw.__name__}.png")
+    save(plots.weight_change(by_row(found, (*SHOWN, *LAMBDAS))), home / "weight_change.png")
+    there, real = cells.rows_of(found), concepts("mini50")
     gaining = [row for row in ("lora-alone", "lora", "c-lora", "stamina") if row in there]
     save(claim_figures.gain_by_task(found, gaining), home / "gain.png")
     save(claim_figures.plane(found), home / "plane.png")
@@ -76,7 +83,7 @@ def figures_of_claim(found: list[cells.Found], home: Path) -> None:
         if f.results and f.cell.name.endswith(".alternate.0"):
             names = claim_figures.early_middle_late(f.results["tasks"])
             stages = ("learned", "final") if cells.plasticity(f.results) else ("final",)  # all at once: only the end
-            sheet = plots.run_sheet(home / f.cell.name, names, stages, columns=KEPT[LARGE])
+            sheet = plots.run_sheet(home / f.cell.name, names, stages, KEPT[LARGE], learned_from(real, KEPT[LARGE]))
             save(sheet, home / f"sheet-{f.cell.row}.png", 80)
 
 
@@ -95,7 +102,7 @@ def main() -> None:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")
     figures_of_claim(found[LARGE], RESULTS / LARGE)
-    every = claim_figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL])
+    every = claim_figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], learned_from(concepts("mini10"), 2))
     save(every, RESULTS / SMALL / "gallery.png", 50)
 
 

@@ -1,6 +1,6 @@
 """How many steps a method needs: likeness along training, at early and at late tasks of a finished run.
 
-    python benchmarks/learning_speed.py runs/claim50 --rows ti++ lora c-lora stamina --out results/learning_speed.json
+    python benchmarks/learning_speed.py runs/claim50 --rows c-lora stamina --seeds 0 1 --out results/learning_speed.json
 
 Each run is put where it stood before a task, the task's concept is learned again as it was then, and pictures are drawn
 from one noise on the way. A method has come 90 % of its way at the step where the MMD² to the real pictures has fallen
@@ -8,6 +8,7 @@ by 90 % of what it falls in all, between two looks on a straight line. Resumable
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import torch
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--rows", nargs="+", default=["ti++", "lora", "c-lora", "stamina"])
     parser.add_argument("--tasks", nargs="+", type=int, default=[1, 2, 3, 4, 37, 38, 39, 40])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the runs")
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -67,18 +69,17 @@ def main() -> None:
     if report["pictures"] != args.pictures:
         parser.error(f"results of {report['pictures']} pictures are there: give --pictures so, or another --out")
     report |= versions(torch.device("cpu"))
-    for row in args.rows:
-        run = args.runs / f"{row}.alternate.0"
+    for row, seed in itertools.product(args.rows, args.seeds):
+        run = args.runs / f"{row}.alternate.{seed}"
         check_seal(run)
+        there = report["rows"].setdefault(row, {}).setdefault(str(seed), {})
         for task in args.tasks:
-            there = report["rows"].setdefault(row, {})
             if str(task) not in there:
                 there[str(task)] = likeness(run, task, args.pictures, extractor)
                 write_json(args.out, report)
-            values = there[str(task)]
-            said = " ".join(f"{v:.2f}" for v in values)
-            steps = studies.steps_to(0.9, LOOKS, values)
-            print(f"{row:12s} task {task:2d}: {said}  90 % after {steps:.0f} steps", flush=True)
+            said = " ".join(f"{v:.2f}" for v in there[str(task)])
+            steps = studies.steps_to(0.9, LOOKS, there[str(task)])
+            print(f"{row:12s} seed {seed} task {task:2d}: {said}  90 % after {steps:.0f} steps", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from . import cells
+from . import cells, studies
 from .cells import ENDS, TOKEN, Found, Number, drift, final, learned, of_row, plasticity, rows_of
+from .checkpoint import read_json
 from .grid import Cell, load_grid
 from .tables import shown, table
 
@@ -156,8 +157,11 @@ CLAIMS = (  # the paper's sentence; what is measured for it; how; on which side 
 )
 
 
-def claims_table(found: list[Found]) -> str:
-    """The paper's claims as PROTOCOL.md puts them: the number with its interval, and the verdict."""
+def claims_table(found: list[Found], speed: dict | None = None) -> str:
+    """The paper's claims as PROTOCOL.md puts them: the number with its interval, and the verdict.
+
+    speed: what benchmarks/learning_speed.py has stored, for the claim that is measured apart from the grid.
+    """
     lines = []
     for claim, what, measure, (side, bound) in CLAIMS:
         value = measure(found)
@@ -166,6 +170,10 @@ def claims_table(found: list[Found]) -> str:
     if stored:
         kept = f"{max(stored):.3g} % of the U-Net"
         lines.append(["nothing is added", "stored beside the model", kept, "does not hold" if any(stored) else "holds"])
+    for when in ("early", "late") if speed else ():
+        fewer = studies.fewer_steps(speed, STAMINA, C_LORA, when == "late")
+        what = f"steps to 90 % of its likeness less C-LoRA's, {when} tasks"
+        lines.append(["it needs fewer steps", what, shown(fewer, 0), verdict(fewer, "below")])
     return table(["claim", "what is measured", "number", "verdict"], lines)
 
 
@@ -204,8 +212,8 @@ def verdict(value: Number | None, want: str, bound: float = 0.0) -> str:
     return "holds in part" if mean > 0 else "does not hold"
 
 
-def blocks(folder: Path, grid: Path) -> dict[str, str]:
-    """Every table, by the name under which documents show it."""
+def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str]:
+    """Every table, by the name under which documents show it. speed: see claims_table."""
     found = cells.read_cells(folder, grid)
     there = rows_of(found)
     pairs = [(row, other) for row, other in ((STAMINA, C_LORA), (STAMINA, TOKEN), (C_LORA, TOKEN), (C_LORA, "lora"))]
@@ -216,7 +224,7 @@ def blocks(folder: Path, grid: Path) -> dict[str, str]:
         "pairs": pair_table(found, [p for p in pairs if set(p) <= set(there)]),
         "ceiling": ceiling_table(found),
         "alike": look_alike_table(found),
-        "claims": claims_table(found),
+        "claims": claims_table(found, speed),
         "missing": missing(found, load_grid(grid)),
     }
 
@@ -224,7 +232,9 @@ def blocks(folder: Path, grid: Path) -> dict[str, str]:
 def documents(results: Path, grids: Path) -> dict[str, str]:
     """The tables that documents show of the claim: those of the large grid, and of the small one every row's."""
     small = cells.read_cells(results / "claim10", grids / "claim10.yaml")
-    return blocks(results / "claim50", grids / "claim50.yaml") | {"small": main_table(small)}
+    speed = results / "learning_speed.json"
+    large = blocks(results / "claim50", grids / "claim50.yaml", read_json(speed) if speed.exists() else None)
+    return large | {"small": main_table(small)}
 
 
 def missing(found: list[Found], wanted: list[Cell]) -> str:

@@ -1,10 +1,12 @@
 """The figures of the claim, drawn from a grid's stored cells alone: every function returns a matplotlib Figure."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL.Image import Image
 
 from .cells import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
 from .data import UserError
@@ -68,11 +70,13 @@ def arms(value: Number) -> list[list[float]]:
     return [[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]]
 
 
-def side_by_side(found: list[Found], home: Path, columns: int = 2) -> Figure:
+def side_by_side(
+    found: list[Found], home: Path, columns: int = 2, real: Mapping[str, list[Image]] | None = None
+) -> Figure:
     """The same concepts by the final model of every row of which pictures are kept: a line a row, from the same noise.
 
     home: the folder of the cells. `columns` pictures of each of the first cell's `early_middle_late` concepts; cells
-    that learned in another order are left out.
+    that learned in another order are left out. real: pictures they were learned from, shown above all.
     """
     kept = [f for f in found if f.results and (home / f.cell.name / "images").is_dir()]
     if not kept:
@@ -80,7 +84,10 @@ def side_by_side(found: list[Found], home: Path, columns: int = 2) -> Figure:
     tasks = kept[0].results["tasks"]
     kept, names = [f for f in kept if f.results["tasks"] == tasks], early_middle_late(tasks)
     lines = [[p for n in names for p in kept_pictures(home / f.cell.name, len(tasks), n)[:columns]] for f in kept]
-    figure = sheet(lines, [f.cell.row for f in kept])
+    titles = [f.cell.row for f in kept]
+    if real:
+        lines, titles = [[p for n in names for p in real[n][:columns]], *lines], ["real", *titles]
+    figure = sheet(lines, titles)
     for axis, name in zip(figure.axes[::columns], names, strict=False):
         axis.set_title(name, fontsize=9, loc="left")
     return figure

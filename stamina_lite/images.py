@@ -1,5 +1,6 @@
 """Drawn pictures to and from files."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .data import UserError
+from .data import Concept, UserError
 
 
 def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
@@ -21,6 +22,11 @@ def from_folder(folder: Path) -> Tensor:
     """The pictures of a folder in order, as they were kept in 8 bits: (n, 3, H, W) in [-1, 1]."""
     arrays = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.glob("*.png"))]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def learned_from(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
+    """The first n pictures that each concept is learned from, by its name, to be shown beside what is drawn."""
+    return {c.name: [Image.open(file).convert("RGB") for file in c.images[:n]] for c in concepts}
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

@@ -42,6 +42,7 @@ COLOURS = {
     "lora-pruned": "#B5CF7F",
     "lora-alone": "#117733",
 }
+ROWS = {"c-lora-weak": "#9ECAE1", "c-lora-strong": "#08306B", "stamina-cool": "#FF9E6D"}  # a method, other settings
 RUNNING = 5  # tasks in a running mean
 SERIES = ("tasks", "plasticity", "weight_change", "step_change", "mmd", "mask_density")
 
@@ -210,16 +211,21 @@ def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
         for axis, picture in zip(line, row, strict=False):
             axis.imshow(picture)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     return figure
 
 
 def run_sheet(
-    run: Path | str, names: Iterable[str], stages: Iterable[str | int] = ("learned", "final"), columns: int = 8
+    run: Path | str,
+    names: Iterable[str],
+    stages: Iterable[str | int] = ("learned", "final"),
+    columns: int = 8,
+    real: Mapping[str, list[Image.Image]] | None = None,
 ) -> Figure:
     """Pictures that a run kept of some concepts, one row a concept and stage.
 
     stages: "learned" (just after the concept's own task), "final" (after the last task), or a task number.
+    real: pictures a concept was learned from, to be shown above its own.
     Raises UserError for a concept that the run has not learned, and for a stage of which it kept no pictures.
     """
     tasks = load_results(run)["tasks"]
@@ -227,6 +233,9 @@ def run_sheet(
     for name in names:
         if name not in tasks:
             raise UserError(f"{run} has not learned {name}: choose from {', '.join(tasks)}")
+        if real:
+            rows.append(real[name][:columns])
+            titles.append(f"{name}, real")
         for stage in stages:
             task = {"learned": tasks.index(name) + 1, "final": len(tasks)}.get(stage, stage)
             rows.append(kept_pictures(run, task, name)[:columns])
@@ -253,8 +262,8 @@ def by_method(results: list[dict]) -> dict[str, list[dict]]:
 
 
 def colour(method: str) -> str:
-    """A method's colour; a reader's own method, which the palette does not know, is dark grey."""
-    return COLOURS.get(method, "#444444")
+    """Of a method, or of a row of the claim; a reader's own method, which the palette does not know, is dark grey."""
+    return (COLOURS | ROWS).get(method, "#444444")
 
 
 def mean_series(series: list[list[float]]) -> tuple[list[int], list[float]]:

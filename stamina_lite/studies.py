@@ -85,20 +85,35 @@ def steps_to(share: float, looks: list[int], values: list[float]) -> float:
     return float(looks[-1])
 
 
-def steps_told(values: list[float] | None, looks: list[int]) -> str:
-    if values is None:
-        return "–"
-    fall = values[0] - values[-1]
-    return f"{steps_to(0.9, looks, values):.0f} of {fall:.2f}" if fall > 0 else f"no likeness gained ({fall:.2f})"
+def steps_needed(report: dict, row: str, late: bool) -> dict[str, float]:
+    """Steps to 90 % of the final likeness, by seed and task, where any was gained; late: tasks of the second half."""
+    runs = [(row_, seed, run) for row_, seeds in report["rows"].items() for seed, run in seeds.items()]
+    half = max((int(task) for _, _, run in runs for task in run), default=0) / 2
+    return {
+        f"{seed}/{task}": steps_to(0.9, report["looks"], values)
+        for row_, seed, run in runs
+        for task, values in run.items()
+        if row_ == row and (int(task) > half) == late and values[-1] < values[0]
+    }
+
+
+def fewer_steps(report: dict, row: str, other: str, late: bool) -> Number | None:
+    """How many steps more a row needs than another, over the tasks in which both gained likeness."""
+    mine, theirs = steps_needed(report, row, late), steps_needed(report, other, late)
+    return number({name: mine[name] - theirs[name] for name in mine if name in theirs})
 
 
 def speed_table(report: dict) -> str:
-    """Steps to 90 % of the final likeness, of every task that was learned again, and how much likeness that was."""
-    tasks = list(dict.fromkeys(task for seen in report["rows"].values() for task in seen))
-    lines = [
-        [row, *(steps_told(seen.get(task), report["looks"]) for task in tasks)] for row, seen in report["rows"].items()
-    ]
-    return table(["row", *(f"task {task}" for task in tasks)], lines)
+    """Steps to 90 % of the final likeness of tasks that were learned again, then one row less another."""
+    lines = []
+    for row, seeds in report["rows"].items():
+        gained = [steps_needed(report, row, late) for late in (False, True)]
+        every = sum(len(run) for run in seeds.values())
+        lines.append([row, f"{sum(map(len, gained))} of {every}", *(shown(number(steps), 0) for steps in gained)])
+    if {"stamina", "c-lora"} <= set(report["rows"]):
+        less = [fewer_steps(report, "stamina", "c-lora", late) for late in (False, True)]
+        lines.append(["stamina less c-lora", "", *(shown(n, 0) for n in less)])
+    return table(["row", "tasks that gained likeness", "steps, early tasks", "steps, late tasks"], lines)
 
 
 def own_steps_table(report: dict, protocol: str = "60") -> str:

@@ -280,13 +280,25 @@ def test_steps_to_a_share_of_the_fall():
     assert studies.steps_to(0.9, looks, [4.0, 3.0, 2.0, 2.0]) == pytest.approx(18)
     assert studies.steps_to(0.9, looks, [4.0, 1.0, 2.5, 2.0]) == pytest.approx(6)  # the first time counts
     assert studies.steps_to(0.9, looks, [4.0, 4.0, 4.0, 3.0]) == pytest.approx(38)
-    report = {
-        "looks": looks,
-        "rows": {"lora": {"1": [4.0, 3.0, 2.0, 2.0]}, "ti": {"9": [4.0, 4.0, 4.0, 3.0], "1": [1, 2, 3, 4]}},
+
+
+def test_fewer_steps_are_told_over_tasks_in_which_both_rows_gained(home, grid):
+    fast, slow, worse = [4.0, 1.0, 1.0], [4.0, 4.0, 1.0], [1.0, 2.0, 3.0]  # 90 % after 9, 19 and never
+    rows = {
+        "c-lora": {"0": {"1": slow, "2": slow, "40": fast}, "1": {"1": slow, "40": fast}},
+        "stamina": {"0": {"1": fast, "2": worse, "40": fast}, "1": {"1": fast, "40": worse}},
     }
-    lines = studies.speed_table(report).splitlines()
-    assert lines[0] == "| row | task 1 | task 9 |"
-    assert lines[2:] == ["| lora | 18 of 2.00 | – |", "| ti | no likeness gained (-3.00) | 38 of 1.00 |"]
+    report = {"looks": [0, 10, 20], "rows": rows}
+    early, late = (studies.fewer_steps(report, "stamina", "c-lora", late) for late in (False, True))
+    assert early.mean == early.high == pytest.approx(-10) and late.mean == pytest.approx(0)
+    assert studies.fewer_steps(report, "lora", "c-lora", False) is None
+    assert studies.speed_table(report).splitlines()[2:] == [
+        "| c-lora | 5 of 5 | 19 [19, 19] | 9 [9, 9] |",
+        "| stamina | 3 of 5 | 9 [9, 9] | 9 [9, 9] |",
+        "| stamina less c-lora |  | -10 [-10, -10] | 0 [0, 0] |",
+    ]
+    said = claim.claims_table(cells.read_cells(home, grid), report).splitlines()[-2:]
+    assert "early tasks | -10 [-10, -10] | holds |" in said[0] and "0 [0, 0] | does not hold |" in said[1]
 
 
 def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home, grid):
@@ -310,6 +322,11 @@ def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home,
     assert shown == [100 * row + 10 * k + n for row in (0, 1) for k in range(6) for n in (0, 1)]  # the protocol's order
     assert [axis.get_title(loc="left") for axis in figure.axes[:4]] == ["c00", "", "c01", ""]
     assert [axis.get_ylabel() for axis in figure.axes[::12]] == ["c-lora", "stamina"]
+    real = {name: [Image.new("RGB", (4, 4), (200 + k, 0, 0))] * 3 for k, name in enumerate(NAMES)}
+    figure = claim_figures.side_by_side(found, home, columns=2, real=real)
+    shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes[:14]]
+    assert shown == [200, 200, 201, 201, 210, 210, 211, 211, 218, 218, 219, 219, 0, 1]
+    assert [axis.get_ylabel() for axis in figure.axes[::12]] == ["real", "c-lora", "stamina"]
     plt.close("all")
 
 

@@ -71,7 +71,8 @@ def run(tmp_path):
 
 def test_every_method_has_a_colour_of_its_own():
     assert [*plots.COLOURS] == [*METHODS]
-    assert len({to_rgb(c) for c in plots.COLOURS.values()}) == len(METHODS)
+    everything = plots.COLOURS | plots.ROWS
+    assert len({to_rgb(c) for c in everything.values()}) == len(METHODS) + len(plots.ROWS)
     assert plots.colour("a reader's own") not in plots.COLOURS.values()
 
 
@@ -178,6 +179,10 @@ def test_run_sheet_reads_the_stage_that_was_asked_for(run):
     axes = np.array(plots.run_sheet(run, ["thing-1"], ["learned", "final", 3]).axes).reshape(3, 2)
     assert [a.get_ylabel() for a in axes[:, 0]] == ["thing-1, learned", "thing-1, final", "thing-1, after 3"]
     assert [a.images[0].get_array()[0, 0].tolist() for a in axes[:, 1]] == [[50, 50, 50], [150, 50, 50], [150, 50, 50]]
+    real = {"thing-1": [Image.new("RGB", (4, 4), (7, 8, 9))] * 3}
+    first, second = np.array(plots.run_sheet(run, ["thing-1"], ["final"], real=real, columns=2).axes).reshape(2, 2)
+    assert first[0].get_ylabel() == "thing-1, real" and second[0].get_ylabel() == "thing-1, final"
+    assert first[1].images[0].get_array()[0, 0].tolist() == [7, 8, 9]
     with pytest.raises(UserError, match="thing-9"):
         plots.run_sheet(run, ["thing-9"])
     with pytest.raises(UserError, match="no pictures in .*after-002"):
