@@ -17,23 +17,23 @@ PLAIN = "no mask"  # the variant that the others are told in parts of
 
 
 def long_past_table(report: dict) -> str:
-    """MMD² of tune5's concepts, each just learned: by a fresh model, and by one that has learned fifty others."""
-    head = [
-        "row, and what was changed",
-        "fresh model",
-        "after fifty",
-        "worse by",
-        "step, fresh",
-        "step, after fifty",
-    ]
+    """tune5's concepts, each just learned: by a fresh model, and by one that has learned fifty others.
+
+    MMD² (lower is better), how often they are recognised among fifty-five, and the mean ‖ΔW_t‖.
+    """
+    head = ["row, and what was changed", "MMD², fresh", "after fifty", "worse by"]
+    head += ["recognised %, fresh", "after fifty", "less by, points", "step, fresh", "after fifty"]
     lines = []
     for name, runs in report["rows"].items():
         if {*runs} != {"early", "late"}:
             continue
-        early, late = (runs[when]["learned"] for when in ("early", "late"))
-        gap = [b - a for a, b in zip(early, late, strict=True)]
-        steps = [sum(runs[when]["step_change"]) / len(early) for when in ("early", "late")]
-        lines.append([name, *(shown(mean(v)) for v in (early, late, gap)), *(f"{s:.2f}" for s in steps)])
+        numbers = []
+        for key, sign, form in (("learned", 1, (2, 1)), ("recognised", -1, (0, 100))):
+            early, late = (runs[when][key] for when in ("early", "late"))
+            gap = [sign * (b - a) for a, b in zip(early, late, strict=True)]
+            numbers += [shown(mean(values), *form) for values in (early, late, gap)]
+        steps = [sum(runs[when]["step_change"]) / len(runs[when]["step_change"]) for when in ("early", "late")]
+        lines.append([name, *numbers, *(f"{s:.2f}" for s in steps)])
     return table(head, lines)
 
 

@@ -96,7 +96,8 @@ def test_a_damaged_grid_is_refused(tmp_path, content, message):
 def test_the_small_claim_has_every_method_at_the_settings_of_the_large_one():
     params = Path(__file__).parents[1] / "notebooks" / "params"
     small, large = (load_grid(params / f"{name}.yaml") for name in ("claim10", "claim50"))
-    assert {cell.method()[0] for cell in small} == {*METHODS} and {cell.seed for cell in small} == {0}
+    twin = {"stamina-neither"}  # C-LoRA at STAMINA's settings: the row c-lora-strong
+    assert {cell.method()[0] for cell in small} == {*METHODS} - twin and {cell.seed for cell in small} == {0}
     rows, others = small[0].protocol["rows"], large[0].protocol["rows"]
     assert {*others} <= {*rows}
     for row in others:
