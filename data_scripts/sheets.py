@@ -1,15 +1,19 @@
-"""Contact sheets of the concepts and of the base set, for looking: data_scripts/sheets/*.png.
+"""Contact sheets of the concepts, of the base set and of renditions, for looking: data_scripts/sheets/*.png.
 
     python data_scripts/sheets.py
 
-A column is a concept, its first eight training pictures downwards. Colours are reduced to 256 a sheet.
+A column is a concept, its first eight training pictures downwards. Of every class of renditions there are four pictures
+in a row, three to train on and one to test with. Colours are reduced to 256 a sheet.
 """
 
 import json
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
 from scenes import base_picture
+
+from stamina_lite.class_sets import ClassSet, of_classes, renditions
 
 CONCEPTS = Path("stamina_lite/assets/concepts")
 SHEETS = Path("data_scripts/sheets")
@@ -34,11 +38,27 @@ def concept_sheet(names: list[str], folders: dict[str, dict]) -> Image.Image:
     return sheet(columns, names)
 
 
+def class_sheet(found: ClassSet, columns: int = 8, side: int = 32) -> Image.Image:
+    """Three training pictures and a test picture of every class, `columns` classes in a row; chosen at random."""
+    draw, tiles = torch.Generator().manual_seed(0), []
+    for label in range(len(found.classes)):
+        for half, n in ((found.train, 3), (found.test, 1)):
+            places = of_classes(half, [label])
+            tiles += half.images[places[torch.randperm(len(places), generator=draw)[:n]]]
+    rows = [Image.fromarray(torch.cat(tiles[k : k + 4 * columns], 2).permute(1, 2, 0).numpy()) for k in
+            range(0, len(tiles), 4 * columns)]  # fmt: skip
+    canvas = Image.new("RGB", (4 * columns * side, len(rows) * side))
+    for k, row in enumerate(rows):
+        canvas.paste(row.resize((row.width * side // row.height, side), Image.LANCZOS), (0, k * side))
+    return canvas.quantize(256, dither=Image.Dither.NONE)
+
+
 def main() -> None:
     manifest = json.loads((CONCEPTS / "manifest.json").read_text())
     SHEETS.mkdir(parents=True, exist_ok=True)
     for name in ("people25", "falls25", "tune5"):
         concept_sheet(manifest["sets"][name], manifest["concepts"]).save(SHEETS / f"{name}.png", optimize=True)
+    class_sheet(renditions()).save(SHEETS / "renditions.png", optimize=True)
     base = [[Image.fromarray(base_picture(12 * row + column)[0]) for row in range(4)] for column in range(12)]
     sheet(base, [""] * 12).save(SHEETS / "base48.png", optimize=True)
 

@@ -1,0 +1,231 @@
+"""Image classification class by class: pictures with their classes, split for training and testing, and cut into tasks.
+
+`renditions` is shipped; `imagenet-r` is read from a folder that data_scripts/imagenet_r.py fills.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .data import UserError
+
+RENDITIONS = Path(__file__).parent / "assets" / "renditions"
+IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
+ENLARGED = 256 / 224  # test pictures are this much larger than what is cut from their middle
+
+
+class Pictures(Protocol):
+    """Pictures and their classes. labels: (n,) integers; load: places -> (m, 3, S, S) in [0, 1].
+
+    With a generator pictures are cut, scaled and flipped at random, as for training; without one they are as they are.
+    """
+
+    labels: Tensor
+
+    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """name, the classes' names, and the two halves of their pictures; a picture's label is its class's place."""
+
+    name: str
+    classes: list[str]
+    train: Pictures
+    test: Pictures
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures in memory: images (n, 3, S, S) uint8."""
+
+    images: Tensor
+    labels: Tensor
+
+    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        x = self.images[places].float() / 255
+        return x if generator is None else resized_crop(x, generator)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures on disk, size px when loaded: RandomResizedCrop and flip for training, Resize and CenterCrop else."""
+
+    files: Sequence[Path]
+    labels: Tensor
+    size: int = 224
+
+    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if generator is None:
+            return torch.stack([middle(read(self.files[k]), self.size) for k in places.tolist()])
+        draws = torch.rand(len(places), 5, generator=generator)
+        return torch.stack(
+            [cut(read(self.files[k]), d, self.size) for k, d in zip(places.tolist(), draws, strict=True)]
+        )
+
+
+def class_order(classes: int, seed: int) -> list[int]:
+    """The order in which classes come: as they are for seed 0, else shuffled as in the code of CODA-Prompt."""
+    order = list(range(classes))
+    if seed > 0:
+        random.Random(seed).shuffle(order)
+    return order
+
+
+def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
+    """Labels of the classes of every task. Raises UserError where the classes cannot be shared out evenly."""
+    if tasks < 1 or classes % tasks:
+        ways = [n for n in range(1, classes + 1) if classes % n == 0]
+        raise UserError(f"{classes} classes make no {tasks} equal tasks: choose {', '.join(map(str, ways))}")
+    order, each = class_order(classes, seed), classes // tasks
+    return [order[k : k + each] for k in range(0, classes, each)]
+
+
+def of_classes(pictures: Pictures, classes: Sequence[int]) -> Tensor:
+    """Places of the pictures of some classes: (m,)."""
+    return torch.isin(pictures.labels, torch.as_tensor(classes)).nonzero()[:, 0]
+
+
+def renditions(part: str = "classes", share_alike: bool = True) -> ClassSet:
+    """The shipped mini ImageNet-R: 200 emoji by twelve artists, in eight techniques; test artists are never trained on.
+
+    part: "classes", or "tuning" for the 50 others that settings are chosen on. share_alike: with the drawings under
+    CC-BY-SA, where they are there. Raises UserError for a damaged or missing sheet.
+    """
+    if part not in ("classes", "tuning"):
+        raise UserError(f"renditions has no part {part}: choose classes or tuning")
+    return _renditions(part, share_alike and (RENDITIONS / "share-alike").is_dir())
+
+
+@cache
+def _renditions(part: str, share_alike: bool) -> ClassSet:
+    about = metadata()
+    names = [n for n in about["classes"] if (n in about["tuning"]) == (part == "tuning")]
+    found: dict[str, tuple[list, list]] = {"train": ([], []), "test": ([], [])}
+    for label, name in enumerate(names):
+        for kind in ("pictures", "share-alike") if share_alike else ("pictures",):
+            rows = about["classes"][name].get(kind, {"rows": []})["rows"]
+            home = RENDITIONS if kind == "pictures" else RENDITIONS / kind
+            tiles = read_sheet(home / f"{name}.webp", len(rows), about["size"], about["columns"]) if rows else ()
+            for tile, (_, _, split) in zip(tiles, rows, strict=True):
+                found[split][0].append(tile)
+                found[split][1].append(label)
+    halves = {split: Decoded(torch.stack(tiles), torch.tensor(labels)) for split, (tiles, labels) in found.items()}
+    return ClassSet("renditions", names, **halves)
+
+
+def metadata() -> dict:
+    """What metadata.json says of the sheets: size, icon sets and licences, every picture's set, style and split."""
+    return json.loads((RENDITIONS / "metadata.json").read_text(encoding="utf-8"))
+
+
+def read_sheet(file: Path, n: int, size: int, columns: int) -> Tensor:
+    """The first n pictures of a sheet: (n, 3, size, size) uint8."""
+    try:
+        with Image.open(file) as image:
+            whole = torch.from_numpy(np.array(image.convert("RGB")))
+    except (OSError, UnidentifiedImageError):
+        raise UserError(f"cannot read {file}: install the package anew") from None
+    tiles = whole.unfold(0, size, size).unfold(1, size, size).flatten(0, 1)  # (rows * columns, 3, size, size)
+    if whole.shape[1] != columns * size or len(tiles) < n:
+        raise UserError(f"{file} holds {len(tiles)} pictures, not {n}: install the package anew")
+    return tiles[:n]
+
+
+def imagenet_r(folder: Path | str, size: int = 224) -> ClassSet:
+    """ImageNet-R with the split of the CODA-Prompt code: folder/imagenet-r_train.yaml, _test.yaml and class folders.
+
+    Raises UserError for a missing file or picture, for pictures in both halves, and for names the folder does not know.
+    """
+    folder = Path(folder)
+    halves = {split: read_split(folder, split, size) for split in IMAGENET_R}
+    both = {*halves["train"].files} & {*halves["test"].files}
+    if both:
+        raise UserError(f"{min(both)} is to be trained on and tested: fetch the split files again")
+    named: dict[int, str] = {}
+    for half in halves.values():
+        for file, label in zip(half.files, half.labels.tolist(), strict=True):
+            if named.setdefault(label, file.parent.name) != file.parent.name:
+                raise UserError(f"class {label} is {named[label]} and {file.parent.name}: fetch the split files again")
+    if sorted(named) != [*range(len(named))]:
+        raise UserError(f"{folder}: classes 0 to {max(named)} are not all there: fetch the split files again")
+    return ClassSet("imagenet-r", [named[k] for k in range(len(named))], **halves)
+
+
+def read_split(folder: Path, split: str, size: int) -> Files:
+    """One half of the public split; its paths data/imagenet-r/CLASS/NAME.jpg are read below `folder`."""
+    import yaml
+
+    file = folder / f"imagenet-r_{split}.yaml"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: python data_scripts/imagenet_r.py --out {folder}")
+    try:
+        content = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        names, labels = [Path(*Path(name).parts[-2:]) for name in content["data"]], torch.tensor(content["targets"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise UserError(f"{file} is damaged: python data_scripts/imagenet_r.py --out {folder}") from None
+    if len(names) != len(labels) or not names:
+        raise UserError(f"{file} has {len(names)} pictures and {len(labels)} classes: fetch it again")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(names)} pictures of {file.name} are not in {folder}, {missing[0]} among them: "
+            f"python data_scripts/imagenet_r.py --out {folder}"
+        )
+    return Files([folder / name for name in names], labels, size)
+
+
+def read(file: Path) -> Image.Image:
+    """A picture, or UserError naming it where it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError):
+        raise UserError(f"cannot read {file}: replace it, or take it out of the split") from None
+
+
+def middle(image: Image.Image, size: int) -> Tensor:
+    """Resize to a little more than size, then the square in the middle: (3, size, size) in [0, 1]."""
+    scale = size * ENLARGED / min(image.size)
+    image = image.resize((max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return as_tensor(image.crop((left, top, left + size, top + size)))
+
+
+def cut(image: Image.Image, draws: Tensor, size: int) -> Tensor:
+    """RandomResizedCrop and flip from five numbers in [0, 1): area 8 to 100 %, sides 3:4 to 4:3."""
+    area, ratio, x, y, flip = draws.tolist()
+    area, ratio = (0.08 + 0.92 * area) * image.width * image.height, (3 / 4) * (16 / 9) ** ratio
+    width, height = min(image.width, (area * ratio) ** 0.5), min(image.height, (area / ratio) ** 0.5)
+    left, top = x * (image.width - width), y * (image.height - height)
+    part = image.resize((size, size), Image.BICUBIC, box=(left, top, left + width, top + height))
+    return as_tensor(part.transpose(Image.FLIP_LEFT_RIGHT) if flip < 0.5 else part)
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -> Tensor:
+    """Every picture of a batch scaled, shifted and flipped at random, at once: (n, 3, S, S) -> the same shape.
+
+    smallest: the least share of a side that is kept. A drawing fills its picture, so less is cut than from photographs.
+    """
+    side, *shift = torch.rand(3, len(x), generator=generator)
+    side = smallest + (1 - smallest) * side
+    flip = torch.where(torch.rand(len(x), generator=generator) < 0.5, -1.0, 1.0)
+    move = [(2 * s - 1) * (1 - side) for s in shift]
+    zero = torch.zeros_like(side)
+    where = torch.stack([torch.stack([side * flip, zero, move[0]], 1), torch.stack([zero, side, move[1]], 1)], 1)
+    grid = F.affine_grid(where.to(x), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
