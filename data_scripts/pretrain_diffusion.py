@@ -12,7 +12,6 @@ learned anew.
 import argparse
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from tqdm.auto import tqdm
-from training_state import MovingAverage, load_state, save_state
+from training_state import Run
 from transformers import CLIPTokenizer
 
 HELD_OUT = 256  # the first pictures of the base set are never trained on
@@ -44,11 +43,6 @@ PROMPTS = (
 )
 
 
-def rate(step: int, steps: int, peak: float) -> float:
-    """Learning rate: 200 steps up, flat, and down in a straight line over the last 40 %."""
-    return peak * min(1.0, (step + 1) / 200, (steps - step) / (0.4 * steps) + 0.01)
-
-
 def text_share(module: str, parameter: str) -> float:
     """Share of the learning rate in the U-Net's stage.
 
@@ -58,61 +52,6 @@ def text_share(module: str, parameter: str) -> float:
     if module != "text" or "position_embedding" in parameter:
         return 1.0
     return 3.0 if "token_embedding" in parameter else 0.2
-
-
-class Run:
-    """A resumable optimisation of some modules: the part the two trained stages share."""
-
-    def __init__(
-        self, work: Path, name: str, modules: dict, steps: int, peak: float, batch: int, device: str, decay: float,
-        log: list, bf16: bool = False, share=lambda module, parameter: 1.0,
-    ):  # fmt: skip
-        """log: rows of the training these modules have already had; its steps are counted on. bf16: on a CPU too.
-
-        share(key of modules, name of a parameter): the share of the learning rate it is trained at.
-        """
-        self.file, self.name, self.modules, self.steps = work / f"{name}.safetensors", name, modules, steps
-        self.peak, self.batch, self.device = peak, batch, device
-        self.bf16 = device != "cpu" or bf16
-        for module in modules.values():
-            module.to(device).train()
-        self.parameters = [p for m in modules.values() for p in m.parameters()]
-        named = [(share(k, n), p) for k, m in modules.items() for n, p in m.named_parameters()]
-        groups = [{"params": [p for part, p in named if part == s], "share": s} for s in sorted({s for s, _ in named})]
-        self.optimizer = torch.optim.AdamW(groups, peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        self.average = MovingAverage(modules, decay)
-        self.step, self.log, self.before = 0, list(log), log[-1]["step"] if log else 0
-        if self.file.exists():
-            self.step, self.log = load_state(self.file, modules, self.average, self.optimizer, device)
-
-    def train(self, loss, look, save_seconds: float = 300) -> None:
-        """loss(indices' generator) -> (scalar, numbers to log); look(step) draws a sheet from the averaged weights."""
-        saved, bar = time.time(), tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
-        while self.step < self.steps:
-            draw = torch.Generator().manual_seed(self.before + self.step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["share"] * rate(self.step, self.steps, self.peak)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-                value, numbers = loss(draw)
-            self.optimizer.zero_grad()
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
-            self.average.update(self.step)
-            self.step += 1
-            bar.update()
-            if self.step % 100 == 0:
-                self.log.append(
-                    {"step": self.before + self.step, **{k: round(float(v), 5) for k, v in numbers.items()}}
-                )
-                bar.set_postfix({k: f"{float(v):.4f}" for k, v in numbers.items()})
-            if time.time() - saved > save_seconds or self.step == self.steps:
-                save_state(self.file, self.step, self.modules, self.average, self.optimizer, self.log)
-                self.average.swap()
-                look(self.step)
-                self.average.swap()
-                saved = time.time()
-        self.average.swap()
 
 
 def train_vae(images, work: Path, steps: int, batch: int, device: str, channels: int):

@@ -1,11 +1,13 @@
-"""Save and restore a training run in safetensors: modules, their moving averages and the optimizer."""
+"""A training run that goes on where it was killed: modules, their moving averages and the optimizer, in safetensors."""
 
 import json
 import os
+import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 
 
 class MovingAverage:
@@ -61,3 +63,63 @@ def load_state(file: Path, modules, average: MovingAverage, optimizer, device="c
     with safe_open(file, "pt") as f:
         metadata = f.metadata()
     return int(metadata["step"]), json.loads(metadata["log"])
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Learning rate: 200 steps up, flat, and down in a straight line over the last 40 %."""
+    return peak * min(1.0, (step + 1) / 200, (steps - step) / (0.4 * steps) + 0.01)
+
+
+class Run:
+    """A resumable optimisation of some modules."""
+
+    def __init__(
+        self, work: Path, name: str, modules: dict, steps: int, peak: float, batch: int, device: str, decay: float,
+        log: list, bf16: bool = False, share=lambda module, parameter: 1.0,
+    ):  # fmt: skip
+        """log: rows of the training these modules have already had; its steps are counted on. bf16: on a CPU too.
+
+        share(key of modules, name of a parameter): the share of the learning rate it is trained at.
+        """
+        self.file, self.name, self.modules, self.steps = work / f"{name}.safetensors", name, modules, steps
+        self.peak, self.batch, self.device = peak, batch, device
+        self.bf16 = device != "cpu" or bf16
+        for module in modules.values():
+            module.to(device).train()
+        self.parameters = [p for m in modules.values() for p in m.parameters()]
+        named = [(share(k, n), p) for k, m in modules.items() for n, p in m.named_parameters()]
+        groups = [{"params": [p for part, p in named if part == s], "share": s} for s in sorted({s for s, _ in named})]
+        self.optimizer = torch.optim.AdamW(groups, peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.average = MovingAverage(modules, decay)
+        self.step, self.log, self.before = 0, list(log), log[-1]["step"] if log else 0
+        if self.file.exists():
+            self.step, self.log = load_state(self.file, modules, self.average, self.optimizer, device)
+
+    def train(self, loss, look, save_seconds: float = 300) -> None:
+        """loss(indices' generator) -> (scalar, numbers to log); look(step) draws a sheet from the averaged weights."""
+        saved, bar = time.time(), tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
+        while self.step < self.steps:
+            draw = torch.Generator().manual_seed(self.before + self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["share"] * rate(self.step, self.steps, self.peak)
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+                value, numbers = loss(draw)
+            self.optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self.average.update(self.step)
+            self.step += 1
+            bar.update()
+            if self.step % 100 == 0:
+                self.log.append(
+                    {"step": self.before + self.step, **{k: round(float(v), 5) for k, v in numbers.items()}}
+                )
+                bar.set_postfix({k: f"{float(v):.4f}" for k, v in numbers.items()})
+            if time.time() - saved > save_seconds or self.step == self.steps:
+                save_state(self.file, self.step, self.modules, self.average, self.optimizer, self.log)
+                self.average.swap()
+                look(self.step)
+                self.average.swap()
+                saved = time.time()
+        self.average.swap()

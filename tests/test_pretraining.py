@@ -3,7 +3,8 @@
 import pytest
 import torch
 from base_models import make_text_encoder, make_tokenizer, make_unet
-from pretrain_diffusion import Run, forget_language, grow, text_share
+from pretrain_diffusion import forget_language, grow, text_share
+from training_state import Run
 
 from stamina_lite import load_base
 from stamina_lite.tokens import random_start
