@@ -48,16 +48,16 @@ def plane(found: list[Found]) -> Figure:
     Best is the lower right. At the left edge a method forgets little because it learned little.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    for row in rows_of(found):
-        learned, runs = gain(found, row, "all"), of_row(found, row)
-        if learned is None or drift(runs[0].results) is None:
-            continue
-        lost = number(by_concept(runs, drift))
+    there = [(row, gain(found, row, "all"), of_row(found, row)) for row in rows_of(found)]
+    points = [(number(by_concept(runs, drift)), learned, row) for row, learned, runs in there
+              if learned and drift(runs[0].results) is not None]  # fmt: skip
+    for k, (lost, learned, row) in enumerate(sorted(points, key=lambda point: point[0].mean)):
         axis.errorbar(
             learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),
             color=colour(row), marker="o", markersize=4, linewidth=0.8,
         )  # fmt: skip
-        axis.annotate(row, (learned.mean, lost.mean), (4, 4), textcoords="offset points", fontsize=7)
+        beside = (4, 4) if k % 2 else (4, -9)  # below and above in turn: neighbours do not write over each other
+        axis.annotate(row, (learned.mean, lost.mean), beside, textcoords="offset points", fontsize=7)
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.axhline(0, color="#777777", linewidth=0.8)
     axis.margins(y=0.1)

@@ -19,7 +19,7 @@ PLAIN = "no mask"  # the variant that the others are told in parts of
 def long_past_table(report: dict) -> str:
     """tune5's concepts, each just learned: by a fresh model, and by one that has learned fifty others.
 
-    MMD² (lower is better), how often they are recognised among fifty-five, and the mean ‖ΔW_t‖.
+    MMD² (lower is better), how often they are recognised among fifty-five where that was measured, and the mean ‖ΔW_t‖.
     """
     head = ["row, and what was changed", "MMD², fresh", "after fifty", "worse by"]
     head += ["recognised %, fresh", "after fifty", "less by, points", "step, fresh", "after fifty"]
@@ -29,7 +29,7 @@ def long_past_table(report: dict) -> str:
             continue
         numbers = []
         for key, sign, form in (("learned", 1, (2, 1)), ("recognised", -1, (0, 100))):
-            early, late = (runs[when][key] for when in ("early", "late"))
+            early, late = (runs[when].get(key, []) for when in ("early", "late"))
             gap = [sign * (b - a) for a, b in zip(early, late, strict=True)]
             numbers += [shown(mean(values), *form) for values in (early, late, gap)]
         steps = [sum(runs[when]["step_change"]) / len(runs[when]["step_change"]) for when in ("early", "late")]
@@ -185,6 +185,6 @@ def blocks(results: Path) -> dict[str, str]:
     return found | ({"tuning": tuning_table(tuned)} if tuned else {})
 
 
-def mean(values: list[float]) -> Number:
-    """A number over concepts."""
+def mean(values: list[float]) -> Number | None:
+    """A number over concepts; None without values."""
     return number({str(k): v for k, v in enumerate(values)})

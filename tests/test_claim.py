@@ -229,10 +229,16 @@ def test_figures_show_every_row_that_can_be_shown(home, grid):
 def test_a_long_past_is_told_on_the_same_concepts():
     early = {"learned": [2.0, 3.0], "recognised": [0.5, 1.0], "step_change": [1.0, 3.0]}
     late = {"learned": [2.5, 3.5], "recognised": [0.25, 0.75], "step_change": [0.5, 0.5]}
-    report = {"rows": {"c-lora.0": {"early": early, "late": late}, "begun": {"early": early}}}
+    unseen = {
+        when: {k: v for k, v in run.items() if k != "recognised"} for when, run in (("early", early), ("late", late))
+    }
+    report = {"rows": {"c-lora.0": {"early": early, "late": late}, "begun": {"early": early}, "lora.0": unseen}}
     lines = studies.long_past_table(report).splitlines()
     numbers = "2.50 [2.00, 3.00] | 3.00 [2.50, 3.50] | 0.50 [0.50, 0.50]", "75 [50, 100] | 50 [25, 75] | 25 [25, 25]"
-    assert lines[2:] == [f"| c-lora.0 | {numbers[0]} | {numbers[1]} | 2.00 | 0.50 |"]
+    assert lines[2:] == [
+        f"| c-lora.0 | {numbers[0]} | {numbers[1]} | 2.00 | 0.50 |",
+        f"| lora.0 | {numbers[0]} | – | – | – | 2.00 | 0.50 |",
+    ]
 
 
 def test_what_a_mask_keeps_is_told_in_parts_of_a_change_without_one():
