@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from .data import UserError
 
@@ -67,11 +69,14 @@ class Files:
 
     def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if generator is None:
-            return torch.stack([middle(read(self.files[k]), self.size) for k in places.tolist()])
-        draws = torch.rand(len(places), 5, generator=generator)
-        return torch.stack(
-            [cut(read(self.files[k]), d, self.size) for k, d in zip(places.tolist(), draws, strict=True)]
-        )
+            change = v2.Compose([v2.Resize(round(self.size * ENLARGED)), v2.CenterCrop(self.size)])
+        else:
+            change = v2.Compose([v2.RandomResizedCrop(self.size), v2.RandomHorizontalFlip()])
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
+            if generator is not None:
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            pictures = [pil_to_tensor(change(read(self.files[k]))) for k in places.tolist()]
+        return torch.stack(pictures).float() / 255
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -192,28 +197,6 @@ def read(file: Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError):
         raise UserError(f"cannot read {file}: replace it, or take it out of the split") from None
-
-
-def middle(image: Image.Image, size: int) -> Tensor:
-    """Resize to a little more than size, then the square in the middle: (3, size, size) in [0, 1]."""
-    scale = size * ENLARGED / min(image.size)
-    image = image.resize((max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return as_tensor(image.crop((left, top, left + size, top + size)))
-
-
-def cut(image: Image.Image, draws: Tensor, size: int) -> Tensor:
-    """RandomResizedCrop and flip from five numbers in [0, 1): area 8 to 100 %, sides 3:4 to 4:3."""
-    area, ratio, x, y, flip = draws.tolist()
-    area, ratio = (0.08 + 0.92 * area) * image.width * image.height, (3 / 4) * (16 / 9) ** ratio
-    width, height = min(image.width, (area * ratio) ** 0.5), min(image.height, (area / ratio) ** 0.5)
-    left, top = x * (image.width - width), y * (image.height - height)
-    part = image.resize((size, size), Image.BICUBIC, box=(left, top, left + width, top + height))
-    return as_tensor(part.transpose(Image.FLIP_LEFT_RIGHT) if flip < 0.5 else part)
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -> Tensor:

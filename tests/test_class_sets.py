@@ -55,7 +55,9 @@ def test_training_pictures_are_cut_anew_and_follow_their_generator(tree):
     ramp = np.linspace(0, 255, 40)[None, :, None].repeat(30, 0).repeat(3, 2).astype(np.uint8)
     Image.fromarray(ramp).save(tree / "n03" / "art_0.jpg", quality=100)
     pictures, places = imagenet_r(tree, size=16).train, torch.zeros(12, dtype=torch.long)
+    state = torch.random.get_rng_state()
     one, same = (pictures.load(places, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)  # looking at pictures never changes training
     assert torch.equal(one, same) and len({tuple(x.flatten().tolist()) for x in one}) == 12
     rises = one[:, 0, :, -1].mean(1) > one[:, 0, :, 0].mean(1)
     assert 0 < rises.sum() < 12  # some are flipped
