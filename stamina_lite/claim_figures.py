@@ -45,7 +45,8 @@ def gain_by_task(found: list[Found], rows: list[str]) -> Figure:
 def plane(found: list[Found]) -> Figure:
     """Every method by what it learns beyond the token (across) and what it forgets (up), with 95 % intervals.
 
-    Best is the lower right. At the left edge a method forgets little because it learned little.
+    Names stand at the right in the order of forgetting. Best is the lower right. At the left edge a method forgets
+    little because it learned little.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     there = [(row, gain(found, row, "all"), of_row(found, row)) for row in rows_of(found)]
@@ -56,8 +57,10 @@ def plane(found: list[Found]) -> Figure:
             learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),
             color=colour(row), marker="o", markersize=4, linewidth=0.8,
         )  # fmt: skip
-        beside = (4, 4) if k % 2 else (4, -9)  # below and above in turn: neighbours do not write over each other
-        axis.annotate(row, (learned.mean, lost.mean), beside, textcoords="offset points", fontsize=7)
+        axis.annotate(
+            row, (learned.mean, lost.mean), (1.03, (k + 0.5) / len(points)), textcoords="axes fraction", va="center",
+            fontsize=7, arrowprops={"arrowstyle": "-", "color": colour(row), "linewidth": 0.5, "relpos": (0, 0.5)},
+        )  # fmt: skip
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.axhline(0, color="#777777", linewidth=0.8)
     axis.margins(y=0.1)
