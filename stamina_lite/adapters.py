@@ -63,6 +63,18 @@ class Full(nn.Module):
         return weight + self.D.to(weight.dtype)
 
 
+class Rows(nn.Module):
+    """An adapter on some rows of a weight, the others as they are: one matrix of several that are stored as one."""
+
+    def __init__(self, adapter: nn.Module, rows: slice):
+        super().__init__()
+        self.adapter, self.rows = adapter, rows
+
+    def forward(self, weight: Tensor) -> Tensor:
+        above, own, below = weight[: self.rows.start], weight[self.rows], weight[self.rows.stop :]
+        return torch.cat([above, self.adapter(own), below])
+
+
 class Mask(nn.Module):
     """A (D1, D2) mask drawn from learned logits by the Gumbel-softmax of two classes, on and off.
 
@@ -168,10 +180,12 @@ class Layer:
 
     Adapting leaves every other parameter alone; folding is the only place that writes a base weight, and it does so in
     fp32 whatever the model's precision, so that fifty folds do not drift.
+
+    rows: only these of the module's tensor, as K and V of a weight that holds Q, K and V; all where not said.
     """
 
-    def __init__(self, name: str, module: nn.Module, parameter: str = "weight"):
-        self.name, self.module, self.parameter = name, module, parameter
+    def __init__(self, name: str, module: nn.Module, parameter: str = "weight", rows: slice | None = None):
+        self.name, self.module, self.parameter, self.rows = name, module, parameter, rows
         self.start = self.weight.detach().float().clone()
         self.current = self.start.clone()
         self.adapter: LowRank | Full | None = None
@@ -180,13 +194,15 @@ class Layer:
 
     @property
     def weight(self) -> Tensor:
-        """The module's own tensor; with its adapter on, the changed one."""
-        return getattr(self.module, self.parameter)
+        """The module's own tensor, or its rows of it; with its adapter on, the changed one."""
+        whole = getattr(self.module, self.parameter)
+        return whole if self.rows is None else whole[self.rows]
 
     def attach(self, adapter: LowRank | Full) -> None:
         """Put an adapter on the weight. The optimizer is made after this."""
         self.adapter = adapter
-        parametrize.register_parametrization(self.module, self.parameter, adapter)
+        change = adapter if self.rows is None else Rows(adapter, self.rows)
+        parametrize.register_parametrization(self.module, self.parameter, change)
         adapter.train()  # torch has just set it to the mode of its module, and in a frozen one a mask would not learn
         self.module.parametrizations[self.parameter].original.requires_grad_(False)
 
@@ -207,8 +223,12 @@ class Layer:
         return delta
 
     def withdraw(self) -> None:
-        """Take the adapter off and leave the weight as it was before the task."""
-        parametrize.remove_parametrizations(self.module, self.parameter, leave_parametrized=False)
+        """Take the adapter off and leave the weight as it was before the task.
+
+        Torch takes off all adapters of a tensor at once, so of layers that share one the first does it for all.
+        """
+        if parametrize.is_parametrized(self.module, self.parameter):
+            parametrize.remove_parametrizations(self.module, self.parameter, leave_parametrized=False)
         self.adapter = None
 
     @torch.no_grad()
@@ -230,8 +250,25 @@ def layers_of(model: nn.Module, endings: Iterable[str]) -> list[Layer]:
     return found
 
 
-def every_weight(model: nn.Module) -> list[Layer]:
-    """All parameters of a model, weights and biases, as layers."""
+def parts_of(model: nn.Module, ending: str, parts: str, wanted: str) -> list[Layer]:
+    """The wanted matrices of linear layers that store several, one below the other; of timm's ViTs K and V:
+    parts_of(vit, "attn.qkv", "qkv", "kv").
+
+    parts: a letter for each matrix, from top to bottom.
+    """
+    found = []
+    for layer in layers_of(model, [ending]):
+        each = len(layer.start) // len(parts)
+        for part in wanted:
+            k = parts.index(part)
+            home = layer.name.removesuffix(parts)
+            found.append(Layer(f"{home}{part}", layer.module, rows=slice(k * each, (k + 1) * each)))
+    return found
+
+
+def every_weight(model: nn.Module, without: str = "") -> list[Layer]:
+    """All parameters of a model, weights and biases, as layers; but for those of its part `without`."""
     modules = dict(model.named_modules())
-    split = [name.rpartition(".") for name, _ in model.named_parameters()]
-    return [Layer(f"{home}.{own}", modules[home], own) for home, _, own in split]
+    names = [name for name, _ in model.named_parameters() if not (without and name.startswith(f"{without}."))]
+    split = [name.rpartition(".") for name in names]
+    return [Layer(f"{home}.{own}".lstrip("."), modules[home], own) for home, _, own in split]

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
-from . import metrics, tokens
+from . import tokens
+from .adaptation import Adaptation, Change, withdraw
 from .adapters import Layer, every_weight, layers_of
 from .data import Concept, UserError
 from .drawing import GUIDANCE, Drawing, seeded
@@ -21,17 +21,11 @@ CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
 
 
 @dataclass
-class Learned:
+class Learned(Change):
     """What a task left: all a figure needs, and the rows of its tokens."""
 
-    rows: dict[str, Tensor]  # token -> (width,)
+    rows: dict[str, Tensor] = field(default_factory=dict)  # token -> (width,)
     steps: list[dict] = field(default_factory=list)
-    weight_change: float = 0.0  # mean over layers of ‖W_t - W_init‖
-    step_change: float = 0.0  # mean over layers of ‖ΔW_t‖, W_t less the weights the task began with
-    touched: float | None = None  # share of Σ|W_{t-1} - W_init| where ΔW_t is not zero, mean over layers
-    alignment: float | None = None  # cosine of |W_{t-1} - W_init| and |ΔW_t|, mean over layers
-    mask_density: float | None = None  # share of weights the folded masks leave open
-    masks: dict[str, Tensor] = field(default_factory=dict)  # layer -> (D1, D2) bool
     trained: int = 0  # parameters the optimizer held
     seconds: float = 0.0
 
@@ -78,59 +72,31 @@ class TextToImage(Drawing):
             made[concept.token] = method.token(start, inside).to(self.device)
         held = [layer.current for layer in self.layers]
         try:
-            method.begin(self)
-            before = [layer.current for layer in self.layers]
+            method.begin(self, own)
             beside = method.beside(self, seeded(seed, task, 4)) if method.settings.prior else None
             tokens.attach(self.table, {self.custom[name]: token for name, token in made.items()})
-            adapted = self._adapt(method, draw)
-            steps = self._train(own, beside, list(made.values()), adapted, method, seeded(seed, task, 3), on_step)
+            adaptation = Adaptation(self.layers, method, draw)
+            steps = self._train(own, beside, list(made.values()), adaptation, seeded(seed, task, 3), on_step)
         except BaseException:
-            self._withdraw(held)
+            withdraw(self.layers, held)
+            if is_parametrized(self.table):
+                tokens.fold(self.table)
             raise
-        modules = [*made.values(), *(layer.adapter for layer in adapted)]
-        trained = sum(p.numel() for module in modules for p in module.parameters())
-        masks = {layer.name: binary_mask(layer) for layer in adapted if hasattr(layer.adapter, "mask")}
-        for layer in adapted:
-            layer.fold(partial(method.folded, task=task))
+        trained = [*adaptation.parameters(), *(p for token in made.values() for p in token.parameters())]
+        adaptation.fold(task)
         rows = tokens.fold(self.table)
         method.end(self, own, seeded(seed, task, 5))
-        moved = [(old - layer.start, layer.current - old) for old, layer in zip(before, self.layers, strict=True)]
-        shares = [metrics.touched(past, step) for past, step in moved if past.any() and step.any()]
         return Learned(
+            **vars(adaptation.change()),
             rows={name: rows[self.custom[name]] for name in made},
             steps=steps,
-            weight_change=mean([layer.past.norm().item() for layer in self.layers]),
-            step_change=mean([step.norm().item() for _, step in moved]),
-            touched=mean([s[0] for s in shares]) if shares else None,
-            alignment=mean([s[1] for s in shares]) if shares else None,
-            mask_density=mean([m.float().mean().item() for m in masks.values()]) if masks else None,
-            masks=masks,
-            trained=trained,
+            trained=sum(p.numel() for p in trained),
             seconds=time.perf_counter() - started,
         )
 
-    def _adapt(self, method: Method, generator: torch.Generator) -> list[Layer]:
-        """Put a method's adapters on; the layers that have one."""
-        adapters = [method.adapter(layer, generator) for layer in self.layers]
-        adapted = [
-            (layer, adapter) for layer, adapter in zip(self.layers, adapters, strict=True) if adapter is not None
-        ]
-        for layer, adapter in adapted:
-            layer.attach(adapter)
-        return [layer for layer, _ in adapted]
-
-    def _withdraw(self, weights: list[Tensor]) -> None:
-        """Leave the model as it was before a task that was interrupted or failed."""
-        for layer, weight in zip(self.layers, weights, strict=True):
-            if layer.adapter is not None:
-                layer.withdraw()
-            layer.restore(weight)
-        if is_parametrized(self.table):
-            tokens.fold(self.table)
-
-    def _train(self, own, beside, made, adapted, method, draw, on_step) -> list[dict]:
-        s = method.settings
-        factors = [p for layer in adapted for p in layer.adapter.parameters()]
+    def _train(self, own, beside, made, adaptation: Adaptation, draw, on_step) -> list[dict]:
+        s = adaptation.method.settings
+        factors = adaptation.parameters()
         groups = [{"params": [p for token in made for p in token.parameters()], "lr": s.lr_token}]
         groups += [{"params": factors, "lr": s.lr}] if factors else []
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
@@ -141,13 +107,10 @@ class TextToImage(Drawing):
             if beside:
                 more, said = beside.pick(max(1, s.batch // 2), draw)
                 x, told = torch.cat([x, more]), torch.cat([told, said + len(own.captions)])
-            noise = max(0.0, 1 - step / (s.cool * s.steps)) if s.cool else 1.0
-            for layer in adapted:
-                if hasattr(layer.adapter, "mask"):
-                    layer.adapter.mask.draw(draw, noise)
+            adaptation.draw(step / s.steps, draw)
             errors = self.errors(x, captions, told, draw)
             diffusion = errors[: s.batch].mean()
-            penalties = [p for p in map(method.penalty, adapted) if p is not None]
+            penalties = adaptation.penalties()
             penalties += [s.prior * errors[s.batch :].mean()] if beside else []
             loss = diffusion + torch.stack(penalties).sum() if penalties else diffusion
             optimizer.zero_grad()
@@ -205,14 +168,3 @@ def target(scheduler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     if kind == "v_prediction":
         return scheduler.get_velocity(x, noise, t)
     raise UserError(f"the base's scheduler predicts {kind}: expected epsilon or v_prediction")
-
-
-def binary_mask(layer: Layer) -> Tensor:
-    """The mask that folding uses, as booleans: (D1, D2)."""
-    mask = layer.adapter.mask.eval()
-    with torch.no_grad():
-        return (mask() > 0.5).cpu()
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

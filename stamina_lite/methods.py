@@ -159,7 +159,7 @@ class LoRAAlone(LoRA):
     name = "lora-alone"
     alone = True
 
-    def begin(self, model):
+    def begin(self, model, pictures):
         for layer in model.layers:
             layer.restore(layer.start)
 
@@ -244,7 +244,7 @@ class CustomDiffusionMerge(CustomDiffusion):
     name = "custom-diffusion-merge"
     defaults = {"lr": 3e-3, "lr_token": 1e-2, "prior": 1.0}
 
-    def begin(self, model):
+    def begin(self, model, pictures):
         for layer in model.layers:
             layer.restore(layer.start)
 

@@ -1,21 +1,18 @@
 """The continual loop: for each concept train, fold, save, generate, measure; killed, it goes on where it was."""
 
-import json
-import shutil
 from pathlib import Path
 
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .checkpoint import load_task, read_json, save_task, write_json
+from .checkpoint import load_task, read_json, write_json
 from .data import Concept, UserError, check_tokens, set_hash
 from .diffusion import Learned, TextToImage
 from .evaluation import Evaluation
 from .images import to_pil
 from .methods import make_method
-from .metrics import mask_overlap
-from .versions import versions
+from .runs import Run, mean_overlap, peak_memory, records_of, tasks_of
 
 
 class ContinualLearner:
@@ -40,8 +37,9 @@ class ContinualLearner:
             "base": fingerprint(pipe),
             **(about or {}),
         }
-        if self.out:
-            self._open_run()
+        self.run = Run(self.out, self.identity, self.model.device) if self.out else None
+        if self.run:
+            self._take_up(self.out, self.run.tasks())
 
     def learn(self, concept: Concept, progress: bool = True) -> dict:
         """Learn one concept and return its record; a concept this run has learned already is not learned again."""
@@ -87,8 +85,8 @@ class ContinualLearner:
         record = self._record(concepts, name, learned, task)
         self.records.append(record)
         self.masks = learned.masks
-        if self.out:
-            self._save(record, learned)
+        if self.run:
+            self.run.save(record, self._tensors(learned), learned.steps)
         return record
 
     def recall(self, name: str) -> None:
@@ -130,48 +128,17 @@ class ContinualLearner:
             "peak_memory": peak_memory(self.model.device),
         }
 
-    def _save(self, record: dict, learned: Learned) -> None:
-        task = record["task"]
-        with open(self.out / "log.jsonl", "a") as log:
-            for line in learned.steps:
-                log.write(json.dumps({"task": task, **line}) + "\n")
+    def _tensors(self, learned: Learned) -> dict:
+        """What is saved after a task: the layers, what is kept beside them, all token rows and the newest masks."""
         tensors = {f"weight.{layer.name}": layer.current for layer in self.model.layers}
         rows = self.model.table.weight.detach().float()
         tensors |= {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
         tensors |= {f"mask.{name}": mask for name, mask in learned.masks.items()}
-        tensors |= {f"memory.{k}.{la.name}": kept for la in self.model.layers for k, kept in la.memory.items()}
-        save_task(self.out / "tasks" / f"{task:03d}", tensors, record)
-
-    def _open_run(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"{self.out} is a file: give --out a folder")
-        run = self.out / "run.json"
-        try:
-            (self.out / "tasks").mkdir(parents=True, exist_ok=True)
-            if not run.exists():
-                if any(self.out.glob("tasks/*")):
-                    raise UserError(f"{self.out} holds tasks but no run.json: choose another --out")
-                write_json(run, {**self.identity, **versions(self.model.device)})
-                return
-        except OSError as error:
-            raise UserError(f"cannot write to {self.out} ({error.strerror}): choose another --out") from None
-        there = {k: v for k, v in read_json(run).items() if k not in ("versions", "device")}
-        mine = json.loads(json.dumps(self.identity))
-        other = [k for k in sorted({*there, *mine}) if there.get(k) != mine.get(k)]
-        if other:
-            raise UserError(
-                f"{self.out} holds another run ({', '.join(other)} differ): choose another --out, or delete it"
-            )
-        for part in self.out.glob("tasks/.*.part"):  # what an interrupted task has left
-            shutil.rmtree(part)
-        self._take_up(self.out, tasks_of(self.out))
-        drop_log_lines(self.out / "log.jsonl", after=len(self.records))
+        return tensors | {f"memory.{k}.{la.name}": kept for la in self.model.layers for k, kept in la.memory.items()}
 
     def _take_up(self, run: Path, folders: list[Path]) -> None:
         """Stand where a run stood after the last of these tasks; nothing is written."""
-        self.home = run
-        for folder in folders:
-            self.records.append({k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"})
+        self.home, self.records = run, records_of(folders)
         if folders:
             tensors, _ = load_task(folders[-1])
             learned = [f"token.<{record['concept']}>" for record in self.records]
@@ -215,15 +182,6 @@ def run_sequence(
     return results
 
 
-def tasks_of(run: Path) -> list[Path]:
-    """The folders of a run's complete tasks in order. Raises UserError where one is missing."""
-    folders = sorted((run / "tasks").glob("[0-9]*"))
-    for k, folder in enumerate(folders, 1):
-        if int(folder.name) != k:
-            raise UserError(f"{run}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
-    return folders
-
-
 def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     """A learner that knows what a run folder has learned, to draw with; it writes nothing there.
 
@@ -255,37 +213,11 @@ def fingerprint(pipe) -> str:
     return digest.hexdigest()[:16]
 
 
-def drop_log_lines(file: Path, after: int) -> None:
-    """Keep the log lines of the tasks up to `after`."""
-    if file.exists():
-        kept = [
-            line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after
-        ]
-        file.write_text("".join(line + "\n" for line in kept))
-
-
 def weights_of(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def mean_overlap(before: dict, now: dict) -> dict | None:
-    """Overlap of two tasks' masks and its chance level, mean over layers; None where there are not two."""
-    if not before or not now:
-        return None
-    pairs = [mask_overlap(before[name], now[name]) for name in now]
-    return {"overlap": sum(p[0] for p in pairs) / len(pairs), "chance": sum(p[1] for p in pairs) / len(pairs)}
 
 
 def mean_of_last(steps: list[dict], n: int = 20) -> float:
     """Mean diffusion loss of the last n steps."""
     last = [s["diffusion"] for s in steps[-n:]]
     return sum(last) / len(last)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, of the process otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,90 @@
+"""The weight half of a task, from the first step to the fold: what a method does to the layers of any model."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from . import metrics
+from .adapters import Layer
+from .method import Method
+
+
+@dataclass
+class Change:
+    """What a task did to the weights; numbers are means over layers."""
+
+    weight_change: float = 0.0  # ‖W_t - W_init‖
+    step_change: float = 0.0  # ‖ΔW_t‖, W_t less the weights the task began with
+    touched: float | None = None  # share of Σ|W_{t-1} - W_init| where ΔW_t is not zero
+    alignment: float | None = None  # cosine of |W_{t-1} - W_init| and |ΔW_t|
+    mask_density: float | None = None  # share of weights the folded masks leave open
+    masks: dict[str, Tensor] = field(default_factory=dict)  # layer -> (D1, D2) bool
+
+
+class Adaptation:
+    """A method's adapters on the layers it wants to change. Attached when made; `fold` or `withdraw` takes them off."""
+
+    def __init__(self, layers: list[Layer], method: Method, generator: torch.Generator):
+        self.layers, self.method = layers, method
+        self.before = [layer.current for layer in layers]
+        adapters = [method.adapter(layer, generator) for layer in layers]
+        pairs = [(layer, adapter) for layer, adapter in zip(layers, adapters, strict=True) if adapter is not None]
+        for layer, adapter in pairs:
+            layer.attach(adapter)
+        self.adapted = [layer for layer, _ in pairs]
+        self.masks: dict[str, Tensor] = {}
+
+    def parameters(self) -> list[Tensor]:
+        return [p for layer in self.adapted for p in layer.adapter.parameters() if p.requires_grad]
+
+    def draw(self, share: float, generator: torch.Generator) -> None:
+        """Draw the masks' noise of a step; share: how much of the task's steps is done, in [0, 1)."""
+        cool = self.method.settings.cool
+        strength = max(0.0, 1 - share / cool) if cool else 1.0
+        for layer in self.adapted:
+            if hasattr(layer.adapter, "mask"):
+                layer.adapter.mask.draw(generator, strength)
+
+    def penalties(self) -> list[Tensor]:
+        """What the layers add to the loss, those that add something."""
+        return [p for p in map(self.method.penalty, self.adapted) if p is not None]
+
+    def fold(self, task: int) -> None:
+        """W_t = W_{t-1} + ΔW_t in every adapted layer."""
+        self.masks = {layer.name: binary_mask(layer) for layer in self.adapted if hasattr(layer.adapter, "mask")}
+        for layer in self.adapted:
+            layer.fold(partial(self.method.folded, task=task))
+
+    def change(self) -> Change:
+        """What the task did, once it is over."""
+        moved = [(old - layer.start, layer.current - old) for old, layer in zip(self.before, self.layers, strict=True)]
+        shares = [metrics.touched(past, step) for past, step in moved if past.any() and step.any()]
+        return Change(
+            weight_change=mean([layer.past.norm().item() for layer in self.layers]),
+            step_change=mean([step.norm().item() for _, step in moved]),
+            touched=mean([s[0] for s in shares]) if shares else None,
+            alignment=mean([s[1] for s in shares]) if shares else None,
+            mask_density=mean([m.float().mean().item() for m in self.masks.values()]) if self.masks else None,
+            masks=self.masks,
+        )
+
+
+def withdraw(layers: list[Layer], weights: list[Tensor]) -> None:
+    """Leave layers as they were before a task that was interrupted or failed: adapters off, these weights back."""
+    for layer, weight in zip(layers, weights, strict=True):
+        if layer.adapter is not None:
+            layer.withdraw()
+        layer.restore(weight)
+
+
+def binary_mask(layer: Layer) -> Tensor:
+    """The mask that folding uses, as booleans: (D1, D2)."""
+    mask = layer.adapter.mask.eval()
+    with torch.no_grad():
+        return (mask() > 0.5).cpu()
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,93 @@
+"""A run's folder: what it is of, its tasks, its log; another run is never written over, a killed one goes on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from .checkpoint import read_json, save_task, write_json
+from .data import UserError
+from .versions import versions
+
+
+class Run:
+    """The folder of a run. identity: what makes it this run; a folder of another run is refused (UserError)."""
+
+    def __init__(self, folder: Path | str, identity: dict, device: torch.device):
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file: give --out a folder")
+        about = self.folder / "run.json"
+        try:
+            (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
+            if not about.exists():
+                if any(self.folder.glob("tasks/*")):
+                    raise UserError(f"{self.folder} holds tasks but no run.json: choose another --out")
+                write_json(about, {**identity, **versions(device)})
+                return
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder} ({error.strerror}): choose another --out") from None
+        there = {k: v for k, v in read_json(about).items() if k not in ("versions", "device")}
+        mine = json.loads(json.dumps(identity))
+        other = [k for k in sorted({*there, *mine}) if there.get(k) != mine.get(k)]
+        if other:
+            raise UserError(
+                f"{self.folder} holds another run ({', '.join(other)} differ): choose another --out, or delete it"
+            )
+        for part in self.folder.glob("tasks/.*.part"):  # what an interrupted task has left
+            shutil.rmtree(part)
+        drop_log_lines(self.folder / "log.jsonl", after=len(self.tasks()))
+
+    def tasks(self) -> list[Path]:
+        """The folders of its finished tasks in order."""
+        return tasks_of(self.folder)
+
+    def save(self, record: dict, tensors: dict, steps: list[dict]) -> None:
+        """Keep a finished task: its steps in the log, its tensors and its record in a folder that appears complete."""
+        with open(self.folder / "log.jsonl", "a") as log:
+            for line in steps:
+                log.write(json.dumps({"task": record["task"], **line}) + "\n")
+        save_task(self.folder / "tasks" / f"{record['task']:03d}", tensors, record)
+
+
+def tasks_of(run: Path) -> list[Path]:
+    """The folders of a run's complete tasks in order. Raises UserError where one is missing."""
+    folders = sorted((run / "tasks").glob("[0-9]*"))
+    for k, folder in enumerate(folders, 1):
+        if int(folder.name) != k:
+            raise UserError(f"{run}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
+    return folders
+
+
+def records_of(folders: list[Path]) -> list[dict]:
+    """What task.json says of finished tasks."""
+    return [{k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"} for folder in folders]
+
+
+def drop_log_lines(file: Path, after: int) -> None:
+    """Keep the log lines of the tasks up to `after`."""
+    if file.exists():
+        kept = [
+            line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after
+        ]
+        file.write_text("".join(line + "\n" for line in kept))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def mean_overlap(before: dict, now: dict) -> dict | None:
+    """Overlap of two tasks' masks and its chance level, mean over layers; None where there are not two."""
+    from .metrics import mask_overlap
+
+    if not before or not now:
+        return None
+    pairs = [mask_overlap(before[name], now[name]) for name in now]
+    return {"overlap": sum(p[0] for p in pairs) / len(pairs), "chance": sum(p[1] for p in pairs) / len(pairs)}
