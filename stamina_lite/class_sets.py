@@ -3,11 +3,12 @@
 `renditions` is shipped; `imagenet-r` is read from a folder that data_scripts/imagenet_r.py fills.
 """
 
+import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -27,14 +28,22 @@ ENLARGED = 256 / 224  # test pictures are this much larger than what is cut from
 
 
 class Pictures(Protocol):
-    """Pictures and their classes. labels: (n,) integers; load: places -> (m, 3, S, S) in [0, 1].
+    """Pictures and their classes. size: S in px; labels: (n,) integers; load: places -> (m, 3, S, S) in [0, 1].
 
     With a generator pictures are cut, scaled and flipped at random, as for training; without one they are as they are.
+    content: bytes that tell these pictures from others, for a hash. of: only the pictures at these places.
     """
 
     labels: Tensor
 
+    @property
+    def size(self) -> int: ...
+
     def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def content(self) -> bytes: ...
+
+    def of(self, places: Tensor) -> "Pictures": ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,21 @@ class ClassSet:
     train: Pictures
     test: Pictures
 
+    def first(self, n: int) -> "ClassSet":
+        """Its first n classes. Raises UserError where there are not so many."""
+        if n > len(self.classes):
+            raise UserError(f"{self.name} has {len(self.classes)} classes, not {n}: choose fewer")
+        halves = [half.of(of_classes(half, range(n))) for half in (self.train, self.test)]
+        return ClassSet(self.name, self.classes[:n], *halves)
+
+    def hash(self) -> str:
+        """Short sha256 of the classes' names and both halves."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for half in (self.train, self.test):
+            digest.update(half.labels.numpy().tobytes())
+            digest.update(half.content())
+        return digest.hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -54,9 +78,19 @@ class Decoded:
     images: Tensor
     labels: Tensor
 
+    @property
+    def size(self) -> int:
+        return self.images.shape[-1]
+
     def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
         x = self.images[places].float() / 255
         return x if generator is None else resized_crop(x, generator)
+
+    def content(self) -> bytes:
+        return self.images.numpy().tobytes()
+
+    def of(self, places: Tensor) -> "Decoded":
+        return Decoded(self.images[places], self.labels[places])
 
 
 @dataclass(frozen=True)
@@ -78,6 +112,13 @@ class Files:
             pictures = [pil_to_tensor(change(read(self.files[k]))) for k in places.tolist()]
         return torch.stack(pictures).float() / 255
 
+    def content(self) -> bytes:
+        """Their names: to read 30,000 files for a hash would take minutes."""
+        return "\n".join("/".join(Path(file).parts[-2:]) for file in self.files).encode()
+
+    def of(self, places: Tensor) -> "Files":
+        return Files([self.files[k] for k in places.tolist()], self.labels[places], self.size)
+
 
 def class_order(classes: int, seed: int) -> list[int]:
     """The order in which classes come: as they are for seed 0, else shuffled as in the code of CODA-Prompt."""
@@ -96,9 +137,41 @@ def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
     return [order[k : k + each] for k in range(0, classes, each)]
 
 
+@dataclass(frozen=True)
+class TaskPictures:
+    """The training pictures of some classes: places (n,) in `pictures`."""
+
+    pictures: Pictures
+    places: Tensor
+    classes: list[int]
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """All pictures once, in a random order and cut at random: (m, 3, S, S), (m,), the last batch smaller."""
+        order = self.places[torch.randperm(len(self.places), generator=generator)]
+        for places in order.split(size):
+            yield self.pictures.load(places, generator), self.pictures.labels[places]
+
+
+def task_pictures(pictures: Pictures, classes: list[int]) -> TaskPictures:
+    return TaskPictures(pictures, of_classes(pictures, classes), classes)
+
+
 def of_classes(pictures: Pictures, classes: Sequence[int]) -> Tensor:
     """Places of the pictures of some classes: (m,)."""
     return torch.isin(pictures.labels, torch.as_tensor(classes)).nonzero()[:, 0]
+
+
+def class_set(name: str, folder: Path | None = None, classes: int | None = None, size: int = 224) -> ClassSet:
+    """A set of CLASS_SETS, or its first classes. folder: where imagenet-r is, size: px it is loaded at.
+
+    Raises UserError as the sets do.
+    """
+    if name == "imagenet-r" and folder is None:
+        raise UserError("imagenet-r is read from a folder: give --data DIR, filled by data_scripts/imagenet_r.py")
+    if name != "imagenet-r" and folder is not None:
+        raise UserError(f"{name} is in the package: leave --data out")
+    found = CLASS_SETS[name](folder, size) if folder else CLASS_SETS[name]()
+    return found.first(classes) if classes else found
 
 
 def renditions(part: str = "classes", share_alike: bool = True) -> ClassSet:
@@ -126,7 +199,7 @@ def _renditions(part: str, share_alike: bool) -> ClassSet:
                 found[split][0].append(tile)
                 found[split][1].append(label)
     halves = {split: Decoded(torch.stack(tiles), torch.tensor(labels)) for split, (tiles, labels) in found.items()}
-    return ClassSet("renditions", names, **halves)
+    return ClassSet("renditions" if part == "classes" else part, names, **halves)
 
 
 def metadata() -> dict:
@@ -212,3 +285,6 @@ def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -
     where = torch.stack([torch.stack([side * flip, zero, move[0]], 1), torch.stack([zero, side, move[1]], 1)], 1)
     grid = F.affine_grid(where.to(x), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+CLASS_SETS = {"renditions": renditions, "tuning": partial(renditions, "tuning"), "imagenet-r": imagenet_r}

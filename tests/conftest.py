@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 def build_tiny_pipeline(folder, prediction: str = "epsilon"):
@@ -71,3 +71,33 @@ def photos(tmp_path_factory):
             picture[y : y + 18, x : x + 18] = colour
             Image.fromarray(picture).save(root / name / f"{k}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def patches():
+    """A set of six classes, each a pattern of 4x4 colours with noise, 32 px: 12 training, 6 test pictures a class."""
+    from stamina_lite.class_sets import ClassSet, Decoded
+
+    draw = torch.Generator().manual_seed(0)
+    patterns = 255 * torch.rand(6, 3, 4, 4, generator=draw)
+
+    def half(each: int) -> Decoded:
+        labels = torch.arange(6).repeat_interleave(each)
+        images = torch.nn.functional.interpolate(patterns[labels], size=32)
+        images = images + 20 * torch.randn(images.shape, generator=draw)
+        return Decoded(images.clamp(0, 255).byte(), labels)
+
+    return ClassSet("patches", [f"pattern {k}" for k in range(6)], half(12), half(6))
+
+
+@pytest.fixture
+def vit():
+    """A stock timm ViT of five small blocks for 32 px pictures; always the same weights."""
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 5, "num_heads": 2, "num_classes": 0}
+        made = timm.create_model("vit_tiny_patch16_224", **shape)
+    made.pretrained_cfg = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "input_size": (3, 32, 32)}
+    return made
