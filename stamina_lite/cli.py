@@ -11,27 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
-# Options of learn and bench that are fields of `method.Settings`; what is not given keeps the method's default.
-SETTINGS = {
-    "steps": (int, "training steps a concept"),
-    "batch": (int, "pictures a step"),
-    "rank": (int, "rank of the low-rank change"),
-    "lr": (float, "learning rate of the adapters"),
-    "lr-token": (float, "learning rate of the token"),
-    "forget": (float, "weight of the penalty on forgetting"),
-    "sparse": (float, "weight of the penalty on open masks"),
-    "mask": (str, "what makes the mask: mlp, factors or free"),
-    "mask-rank": (int, "rank of what makes the mask"),
-    "temperature": (float, "of the mask's Gumbel-softmax"),
-    "cool": (float, "share of the steps in which the mask's noise falls to zero (0: it stays)"),
-    "density": (float, "share of weights that a random mask leaves open, or that pruning keeps"),
-    "decay": (float, "p of the scaled merge: task t's update is folded times t^-p"),
-    "prior": (float, "weight of the loss on pictures the model drew itself"),
-    "drawn": (int, "how many pictures it draws for that"),
-    "prior-prompts": (str, "what the base draws of for that, with ; between"),
-    "guidance": (float, "scale of guidance of all pictures it draws (1.5; Stable Diffusion wants about 7.5)"),
-}
-DEVICE = "cpu or cuda (cuda where there is one)"
+from .options import DEVICE, add_run_options, at_least, given_settings, scale
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,15 +71,21 @@ def parser() -> Parser:
     p.add_argument("--device", help=DEVICE)
 
     p = verb(bench)
-    p.add_argument("set", metavar="SET", help="mini50, people25, falls25, mini10, tune5, or a folder of concepts")
-    p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N")
+    p.add_argument(
+        "set",
+        metavar="SET",
+        help="mini50, people25, falls25, mini10, tune5, or a folder of concepts; renditions, tuning, imagenet-r",
+    )
+    p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N concepts, or classes")
+    p.add_argument("--tasks", type=at_least(1), default=10, metavar="N", help="classes: how many tasks they make (10)")
+    p.add_argument("--data", type=Path, metavar="DIR", help="imagenet-r: the folder of data_scripts/imagenet_r.py")
     p.add_argument(
         "--stages", type=at_least(1), nargs="+", default=[], metavar="N", help="measure after N concepts too"
     )
     p.add_argument("--pictures", type=at_least(2), default=16, metavar="N", help="pictures drawn of a concept (16)")
     p.add_argument("--order", default="alternate", choices=("alternate", "people-first", "waterfalls-first"))
     p.add_argument("--shuffle", type=at_least(0), default=0, metavar="S", help="mix the order within each kind (0: no)")
-    add_run_options(p)
+    add_run_options(p, classes=True)
 
     p = verb(report)
     p.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one that holds runs")
@@ -114,40 +100,6 @@ def parser() -> Parser:
     p.add_argument("--engine", default="local", help="local or ray (local)")
     p.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="notebooks at a time (1)")
     return top
-
-
-def add_run_options(p: Parser) -> None:
-    """What learn and bench have in common."""
-    p.add_argument("--method", required=True, help="see `stamina-lite methods`")
-    p.add_argument("--out", required=True, metavar="RUN", help="the run's folder; a run that is there goes on")
-    p.add_argument("--base", default="mini", help="mini, a folder, or a hub id (mini)")
-    p.add_argument("--seed", type=at_least(0), default=0, help="(0)")
-    p.add_argument("--device", help=DEVICE)
-    group = p.add_argument_group("settings", "what is not given keeps the method's default, see `stamina-lite methods`")
-    for name, (kind, text) in SETTINGS.items():
-        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
-    group.add_argument("--soft", dest="hard", action="store_false", default=argparse.SUPPRESS, help="a soft mask")
-
-
-def scale(text: str) -> float:
-    """An argparse type: a number from 1."""
-    number = float(text)
-    if not 1 <= number < float("inf"):  # refuses NaN too
-        raise argparse.ArgumentTypeError(f"must be a number from 1, not {text}")
-    return number
-
-
-def at_least(low: int):
-    """An argparse type: whole numbers from `low`."""
-
-    def whole(text: str) -> int:
-        number = int(text)
-        if number < low:
-            raise argparse.ArgumentTypeError(f"must be {low} or more, not {number}")
-        return number
-
-    whole.__name__ = "whole number"  # argparse names the type in its message
-    return whole
 
 
 def learn(args) -> None:
@@ -190,6 +142,16 @@ def generate(args) -> None:
 
 def bench(args) -> None:
     """Learn a set and measure what is known of it at the end; a run that exists goes on."""
+    from .class_sets import CLASS_SETS
+
+    if args.set in CLASS_SETS:
+        bench_classes(args)
+    else:
+        bench_concepts(args)
+
+
+def bench_concepts(args) -> None:
+    """Concepts, learned by a text-to-image model."""
     from .data import concepts, set_hash
     from .evaluation import Evaluation
     from .features import features
@@ -211,6 +173,26 @@ def bench(args) -> None:
     print(f"next: stamina-lite report {shlex.quote(args.out)} --out report.html")
 
 
+def bench_classes(args) -> None:
+    """Classes, learned by a Vision Transformer."""
+    from .backbones import IMAGENET_R, load_backbone
+    from .class_methods import make_class_method
+    from .class_sequence import MEASURES, ContinualClassifier
+    from .class_sets import class_set
+
+    settings = given_settings(args)
+    make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
+    base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")
+    vit = load_backbone(base, args.device)
+    data = class_set(args.set, args.data, args.concepts, vit.pretrained_cfg["input_size"][-1])
+    about = {"base_model": str(Path(base).resolve()) if Path(base).is_dir() else base}
+    learner = ContinualClassifier(vit, data, args.method, args.tasks, args.seed, args.out, about, **settings)
+    results = learner.learn_all()
+    for key, (name, meaning) in MEASURES.items():
+        value = "    –" if results[key] is None else f"{results[key]:.2f}"
+        print(f"{name:18s} {value:>7s}   {meaning}")
+
+
 def report(args) -> None:
     """Compare runs in one HTML file."""
     from .report import write_report
@@ -220,20 +202,26 @@ def report(args) -> None:
 
 def methods(args) -> None:
     """List the methods and their settings."""
+    from .class_methods import CLASS_METHODS, ClassSettings
     from .method import Settings
     from .methods import METHODS
 
-    for name, method in METHODS.items():
-        changed = "".join(f" {key}={value}" for key, value in method.defaults.items())
-        print(f"{name:22s} {method.__doc__.splitlines()[0]}{' Defaults:' + changed if changed else ''}")
-    print("\nsettings of all, where a method names no other:")
-    print(" ".join(f"{key}={value}" for key, value in Settings().as_dict().items()))
+    concepts = {name: (method, method.defaults) for name, method in METHODS.items()}
+    halves = {"concepts": (concepts, Settings()), "classes": (CLASS_METHODS, ClassSettings())}
+    for half, (listed, settings) in halves.items():
+        print(f"methods for {half}")
+        for name, (method, defaults) in listed.items():
+            changed = "".join(f" {key}={value}" for key, value in defaults.items())
+            print(f"{name:22s} {method.__doc__.splitlines()[0]}{' Defaults:' + changed if changed else ''}")
+        print("settings where a method names no other:")
+        print(" ".join(f"{key}={value}" for key, value in settings.as_dict().items()), end="\n\n")
 
 
 def info(args) -> None:
     """Show versions, device, base models and sets."""
     import torch
 
+    from .backbones import EMBEDDED as BACKBONES
     from .bases import EMBEDDED
     from .data import SETS, concepts
     from .reproduce import NOTEBOOKS
@@ -243,6 +231,7 @@ def info(args) -> None:
     lines = {**about["versions"], "device": about["device"], "package": Path(__file__).parent}
     lines["notebooks"] = NOTEBOOKS if NOTEBOOKS.is_dir() else "none: they are in the source checkout"
     lines |= {f"base {name}": folder if folder.is_dir() else f"missing: {folder}" for name, folder in EMBEDDED.items()}
+    lines |= {f"ViT {name}": folder if folder.is_dir() else f"missing: {folder}" for name, folder in BACKBONES.items()}
     lines |= {f"set {name}": f"{len(concepts(name))} concepts" for name in SETS}
     for name, value in lines.items():
         print(f"{name:14s} {value}")
@@ -262,8 +251,7 @@ def checked_settings(args) -> dict:
     """The settings that were given; a wrong one, or an unknown method, is refused before anything is loaded."""
     from .methods import make_method
 
-    names = [*(name.replace("-", "_") for name in SETTINGS), "hard"]
-    settings = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    settings = given_settings(args)
     make_method(args.method, **settings)
     return settings
 
@@ -275,9 +263,10 @@ def open_learner(args, found, settings: dict, about: dict):
     from .sequence import ContinualLearner
 
     quiet()
-    pipe = load_base(args.base, args.device)
+    base = args.base or "mini"
+    pipe = load_base(base, args.device)
     check_tokens(found, pipe.tokenizer)
-    base = str(Path(args.base).resolve()) if Path(args.base).is_dir() else args.base
+    base = str(Path(base).resolve()) if Path(base).is_dir() else base
     return ContinualLearner(pipe, args.method, args.seed, args.out, {"base_model": base, **about}, **settings)
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stamina_lite import cli, metrics
+from stamina_lite import cli, metrics, options
 from stamina_lite.bases import load_base
 from stamina_lite.checkpoint import load_task
+from stamina_lite.class_methods import CLASS_METHODS, ClassSettings
 from stamina_lite.drawing import GUIDANCE
 from stamina_lite.evaluation import picture_seed
 from stamina_lite.features import features
@@ -64,9 +65,10 @@ def test_help_imports_no_torch(verb):
 
 def test_options_are_the_settings():
     """A setting that the command line lacks, or of another type, fails here."""
-    named = {name.replace("-", "_"): kind for name, (kind, _) in cli.SETTINGS.items()}
-    fields = {f.name: type(getattr(Settings(), f.name)) for f in dataclasses.fields(Settings)}
-    assert named | {"hard": bool} == fields
+    for own, settings in ((options.OF_CONCEPTS, Settings), (options.OF_CLASSES, ClassSettings)):
+        named = {name.replace("-", "_"): kind for name, (kind, _) in (options.SETTINGS | own).items()}
+        fields = {f.name: type(getattr(settings(), f.name)) for f in dataclasses.fields(settings)}
+        assert named | {"hard": bool} == fields
 
 
 def test_only_given_settings_are_passed(run):
@@ -177,8 +179,10 @@ def test_report_of_a_run_folder(benched, tmp_path, capsys):
 def test_methods_and_info(capsys):
     assert cli.main(["methods"]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()[: len(METHODS)]] == [*METHODS]
-    assert "forget=3.0" in printed and "steps=60" in printed
+    concepts, classes = printed.split("methods for classes")
+    listed = [[line.split()[0] for line in half.splitlines()[1:] if line] for half in (concepts, classes)]
+    assert listed[0][: len(METHODS)] == [*METHODS] and listed[1][: len(CLASS_METHODS)] == [*CLASS_METHODS]
+    assert "forget=3.0" in concepts and "steps=60" in concepts and "epochs=5" in classes
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
     assert torch.__version__.split("+")[0] in printed and "mini50" in printed and "CPU" in printed

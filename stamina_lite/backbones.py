@@ -1,0 +1,40 @@
+"""Vision Transformers for the classification half: the embedded one, a folder, or a name of timm's hub."""
+
+from pathlib import Path
+
+from .bases import check_device
+from .checkpoint import read_json
+from .data import UserError
+
+EMBEDDED = {"mini": Path(__file__).parent / "assets" / "vit"}
+IMAGENET_R = "vit_base_patch16_224.augreg_in21k_ft_in1k"  # a bare vit_base_patch16_224 would mean other weights
+
+
+def load_backbone(base: str | Path = "mini", device: str | None = None):
+    """A stock timm VisionTransformer, from the embedded one ("mini"), a folder as timm writes it, or a timm model name.
+
+    Only safetensors are read, never a pickle. device: cuda where there is one, else cpu. Raises UserError where the
+    device is not there, a folder lacks a file or does not fit together, or a name is not known or cannot be fetched.
+    """
+    import timm
+    import torch
+
+    check_device(device)
+    folder = EMBEDDED.get(str(base), Path(base))
+    name = str(base)
+    if folder.exists():
+        for file in ("config.json", "model.safetensors"):
+            if not (folder / file).is_file():
+                raise UserError(f"{folder} is no timm folder: {file} is missing")
+        if "architecture" not in read_json(folder / "config.json"):
+            raise UserError(f"{folder}/config.json names no architecture: restore the folder")
+        name = f"local-dir:{folder}"
+    elif name.startswith((".", "/", "~")) or not timm.is_model(name.partition(".")[0]):
+        known = ", ".join(EMBEDDED)
+        raise UserError(f"no backbone at {base}: give {known}, a folder, or a timm model name as {IMAGENET_R}")
+    try:
+        vit = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load the backbone {base}: {first}") from None
+    return vit.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,126 @@
+"""`stamina-lite bench` on classes, as a user calls it."""
+
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from stamina_lite import cli
+from stamina_lite.backbones import load_backbone
+from stamina_lite.data import UserError
+
+QUICK = ["--concepts", "6", "--tasks", "3", "--epochs", "1", "--rank", "2"]
+SHAPE = {"img_size": 64, "patch_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
+
+
+@pytest.fixture(scope="session")
+def vit_folder(tmp_path_factory):
+    """A ViT of one small block for 64 px pictures, as timm writes it for others to read."""
+    folder = tmp_path_factory.mktemp("vit")
+    made = timm.create_model("vit_tiny_patch16_224", **SHAPE)
+    made.pretrained_cfg |= {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "num_classes": 0}
+    timm.models.save_for_hf(made, folder, model_args=SHAPE, safe_serialization=True)
+    return folder
+
+
+def mistake(capsys, *argv):
+    """The one line that a mistake is answered with."""
+    assert cli.main([str(a) for a in argv]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_bench_learns_classes_and_prints_its_results(vit_folder, tmp_path, capsys):
+    argv = [
+        "bench",
+        "tuning",
+        "--method",
+        "c-lora",
+        "--seed",
+        "1",
+        "--base",
+        vit_folder,
+        "--out",
+        tmp_path / "run",
+        *QUICK,
+    ]
+    assert cli.main([str(a) for a in argv]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert f"{results['a_n']:.2f}" in printed.splitlines()[0] and printed.startswith("A_N %")
+    assert [len(row) for row in results["accuracy"]] == [1, 2, 3] and results["set"] == "tuning"
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["settings"]["epochs"] == 1 and about["base_model"] == str(vit_folder) and about["tasks"] == 3
+    before = (tmp_path / "run" / "tasks" / "003" / "task.json").stat().st_mtime_ns
+    assert cli.main([str(a) for a in argv]) == 0  # all is there already
+    assert capsys.readouterr().out == printed
+    assert (tmp_path / "run" / "tasks" / "003" / "task.json").stat().st_mtime_ns == before
+
+
+def test_bench_reads_imagenet_r_from_a_folder(vit_folder, tmp_path, capsys):
+    """A small tree of the same layout."""
+    data = tmp_path / "imagenet-r"
+    for split, each in (("train", 3), ("test", 2)):
+        lines = {"data": [], "targets": []}
+        for label, name in enumerate(("n01443537", "n01484850")):
+            (data / name).mkdir(parents=True, exist_ok=True)
+            for k in range(each):
+                Image.new("RGB", (90, 70), (200 * label, 40 * k, 90)).save(data / name / f"{split}_{k}.jpg")
+                lines["data"].append(f"data/imagenet-r/{name}/{split}_{k}.jpg")
+                lines["targets"].append(label)
+        (data / f"imagenet-r_{split}.yaml").write_text(json.dumps(lines))
+    argv = ["bench", "imagenet-r", "--data", data, "--method", "lora", "--base", vit_folder, "--tasks", "2"]
+    assert cli.main([str(a) for a in (*argv, "--epochs", "1", "--rank", "2", "--out", tmp_path / "run")]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["tasks"] == [[0], [1]] and results["set"] == "imagenet-r" and results["accuracy"][0] == [100.0]
+    capsys.readouterr()
+    (data / "n01484850" / "train_1.jpg").write_bytes(b"no picture")
+    assert cli.main([str(a) for a in (*argv, "--epochs", "1", "--out", tmp_path / "other")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]  # below the bars of the first task, which was learned
+    assert "cannot read" in told and "train_1.jpg" in told and len([*(tmp_path / "other" / "tasks").iterdir()]) == 1
+
+
+def test_mistakes_are_told_before_anything_is_written(vit_folder, tmp_path, capsys):
+    bench = ["bench", "tuning", "--base", vit_folder, "--out", tmp_path / "run"]
+    lora = ["--method", "lora"]
+    assert "unknown method dreambooth" in mistake(capsys, *bench, "--method", "dreambooth")
+    assert "unknown setting steps" in mistake(capsys, *bench, *lora, "--steps", "3")
+    assert "50 classes make no 7 equal tasks" in mistake(capsys, *bench, *lora, "--tasks", "7")
+    assert "tuning has 50 classes, not 60" in mistake(capsys, *bench, *lora, "--concepts", "60")
+    assert "leave --data out" in mistake(capsys, *bench, *lora, "--data", tmp_path)
+    assert "give --data DIR" in mistake(
+        capsys, "bench", "imagenet-r", *lora, "--base", vit_folder, "--out", tmp_path / "run"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_bases_that_do_not_fit_are_refused(vit_folder, tmp_path):
+    with pytest.raises(UserError, match="is no timm folder: config.json is missing"):
+        load_backbone(tmp_path)
+    with pytest.raises(UserError, match="no backbone at photos: give mini, a folder, or a timm model name"):
+        load_backbone("photos")
+    with pytest.raises(UserError, match="no device cuda:99"):
+        load_backbone(vit_folder, "cuda:99")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes((vit_folder / "model.safetensors").read_bytes())
+    with pytest.raises(UserError, match="names no architecture"):
+        load_backbone(tmp_path)
+    config = json.loads((vit_folder / "config.json").read_text())
+    config["model_args"]["embed_dim"] = 48
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="cannot load the backbone"):
+        load_backbone(tmp_path)
+    loaded = load_backbone(vit_folder, "cpu")
+    assert loaded.embed_dim == 24 and torch.isfinite(loaded(torch.zeros(1, 3, 64, 64))).all()
+
+
+def test_pictures_of_another_size_are_refused(vit, tmp_path):
+    from stamina_lite.class_sequence import ContinualClassifier
+    from stamina_lite.class_sets import renditions
+
+    with pytest.raises(UserError, match="tuning has pictures of 64 px, this ViT wants 32"):
+        ContinualClassifier(vit, renditions("tuning").first(2), "lora", 2, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
