@@ -90,10 +90,10 @@ def difference(found: list[Found], row: str, other: str, value: Callable[[dict],
 
     part: "all" tasks, or the "first" or "last" fifth.
     """
-    others = {(f.cell.order, f.cell.seed): f.results for f in of_row(found, other)}
+    others = {(f.cell.way, f.cell.seed): f.results for f in of_row(found, other)}
     pairs = []
     for f in of_row(found, row):
-        there = others.get((f.cell.order, f.cell.seed))
+        there = others.get((f.cell.way, f.cell.seed))
         if there is None or value(f.results) is None or value(there) is None:
             continue
         gaps = [a - b for a, b in zip(value(f.results), value(there), strict=True)]
@@ -134,8 +134,8 @@ def gain(found: list[Found], row: str, part: str):
 
 def gains_by_task(found: list[Found], row: str) -> list[list[float]]:
     """For every task the gains of all runs of a row that have one of the token alone beside them."""
-    others = {(f.cell.order, f.cell.seed): f.results for f in of_row(found, TOKEN)}
-    pairs = [(f.results, others.get((f.cell.order, f.cell.seed))) for f in of_row(found, row)]
+    others = {(f.cell.way, f.cell.seed): f.results for f in of_row(found, TOKEN)}
+    pairs = [(f.results, others.get((f.cell.way, f.cell.seed))) for f in of_row(found, row)]
     gaps = [
         [u - v for u, v in zip(there["plasticity"], r["plasticity"], strict=True)]
         for r, there in pairs

@@ -1,8 +1,8 @@
 """A claim as a grid: many `bench` runs under one protocol, each a cell that stands alone, can be resumed and is sealed.
 
-A grid is a YAML file with two parts. `protocol` is the set, how pictures are drawn and measured, and the settings of
-every row of the tables; a hash of what all rows share and the row's settings go into every cell, so that results of two
-protocols never meet. `cells` says which rows are run with which seeds and orders, the most important first.
+A grid is a YAML file with two parts. `protocol` is the set, what all rows share, and the settings of every row of the
+tables; a hash of what is shared and the row's settings go into every cell, so that results of two protocols never meet.
+`cells` says which rows are run with which seeds, and orders of concepts or numbers of tasks, the most important first.
 """
 
 import hashlib
@@ -17,25 +17,34 @@ from pathlib import Path
 import yaml
 
 from .checkpoint import read_json, sha256, write_json
+from .class_methods import make_class_method
+from .class_sets import CLASS_SETS
 from .data import ORDERS, SETS, UserError
 from .methods import make_method
 
-SHARED = ("set", "pictures", "stages", "guidance")  # what a protocol says of all rows
 SEAL = "cell.json"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid: a row of the tables, learned in one order with one seed, under a protocol."""
+    """One run of the grid: a row of the tables, learned with one seed in one way, under a protocol."""
 
     row: str
-    order: str
+    way: str | int  # of `ways`
     seed: int
     protocol: dict
+    shared = ("set", "pictures", "stages", "guidance")  # what a protocol says of all rows
+    ways = "orders"  # what a group of cells calls them
+    make_method = staticmethod(make_method)
+
+    @classmethod
+    def check_way(cls, way) -> None:
+        if way not in ORDERS:
+            raise UserError(f"unknown order {way}: choose {', '.join(ORDERS)}")
 
     @property
     def name(self) -> str:
-        return f"{self.row}.{self.order.replace(' ', '-')}.{self.seed}"
+        return f"{self.row}.{str(self.way).replace(' ', '-')}.{self.seed}"
 
     @property
     def seal(self) -> dict:
@@ -43,13 +52,20 @@ class Cell:
             "cell": self.name,
             "row": self.row,
             "settings": self.protocol["rows"][self.row],
-            "protocol": protocol_hash(self.protocol),
+            "protocol": protocol_hash({key: self.protocol[key] for key in self.shared}),
         }
 
     def method(self) -> tuple[str, dict]:
         """The row's method and the settings that differ from that method's own."""
         settings = dict(self.protocol["rows"][self.row])
         return settings.pop("method", self.row), settings
+
+    def arguments(self) -> list[str]:
+        """What `stamina-lite bench` is told beside method, settings and folder."""
+        p = self.protocol
+        stages = ["--stages", *map(str, p["stages"])] if p["stages"] else []
+        order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", self.way.replace(" ", "-")]
+        return [p["set"], *order, "--pictures", str(p["pictures"]), "--guidance", str(p["guidance"]), *stages]
 
     def finished(self, out: Path) -> bool:
         """Whether the cell was run to its end under this protocol, and its results are as they were then."""
@@ -63,12 +79,9 @@ class Cell:
 
         A failure is written into the cell's folder, so that tables can say so; running it again goes on with the run.
         """
-        folder, p = out / self.name, self.protocol
+        folder = out / self.name
         method, settings = self.method()
-        command = [sys.executable, "-m", "stamina_lite.cli", "bench", p["set"], "--method", method]
-        command += ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", self.order.replace(" ", "-")]
-        command += ["--pictures", str(p["pictures"]), "--guidance", str(p["guidance"])]
-        command += ["--stages", *map(str, p["stages"])] if p["stages"] else []
+        command = [sys.executable, "-m", "stamina_lite.cli", "bench", *self.arguments(), "--method", method]
         command += [word for key, value in settings.items() for word in option(key, value)]
         environment = {**os.environ, "TQDM_DISABLE": "1"}
         if threads:
@@ -85,30 +98,52 @@ class Cell:
         return done.returncode == 0
 
 
+@dataclass(frozen=True)
+class ClassCell(Cell):
+    """One run of the classification half: a row, learned in so many tasks, in the seed's order of classes."""
+
+    shared = ("set", "epochs")
+    ways = "tasks"
+    make_method = staticmethod(make_class_method)
+
+    @classmethod
+    def check_way(cls, way) -> None:
+        if not isinstance(way, int):
+            raise UserError(f"tasks are counted, not {way}: give whole numbers")
+
+    def arguments(self) -> list[str]:
+        p = self.protocol
+        return [p["set"], "--seed", str(self.seed), "--tasks", str(self.way), "--epochs", str(p["epochs"])]
+
+
 def read_grid(content: dict, file: Path) -> list[Cell]:
     """The cells of a grid in their order. Raises UserError where the file says something that cannot be run."""
     protocol, wanted = content.get("protocol"), content.get("cells")
-    known = sorted((*SHARED, "rows"))
+    classes = isinstance(protocol, dict) and protocol.get("set") in CLASS_SETS
+    kind = ClassCell if classes else Cell
+    known = sorted((*kind.shared, "rows"))
     if sorted(content) != ["cells", "protocol"] or not isinstance(protocol, dict) or sorted(protocol) != known:
-        raise UserError(f"{file} is no grid: expected cells, and a protocol of {', '.join(SHARED)}, rows")
-    if protocol["set"] not in SETS:
-        raise UserError(f"{file}: unknown set {protocol['set']}: choose one of {', '.join(SETS)}")
+        raise UserError(f"{file} is no grid: expected cells, and a protocol of {', '.join(kind.shared)}, rows")
+    if not classes and protocol["set"] not in SETS:
+        raise UserError(f"{file}: unknown set {protocol['set']}: choose one of {', '.join((*SETS, *CLASS_SETS))}")
     cells = []
     for entry in wanted:
-        if not isinstance(entry, dict) or sorted(entry) != ["orders", "rows", "seeds"]:
-            raise UserError(f"{file}: {entry} is no group of cells: expected rows, seeds and orders")
-        for order, seed, row in itertools.product(entry["orders"], entry["seeds"], entry["rows"]):
+        if not isinstance(entry, dict) or sorted(entry) != sorted(("rows", "seeds", kind.ways)):
+            raise UserError(f"{file}: {entry} is no group of cells: expected rows, seeds and {kind.ways}")
+        for way, seed, row in itertools.product(entry[kind.ways], entry["seeds"], entry["rows"]):
             if row not in protocol["rows"]:
                 raise UserError(f"{file}: unknown row {row}: the protocol has {', '.join(protocol['rows'])}")
-            if order not in ORDERS:
-                raise UserError(f"{file}: unknown order {order}: choose {', '.join(ORDERS)}")
-            cells.append(Cell(row, order, seed, protocol))
+            try:
+                kind.check_way(way)
+            except UserError as error:
+                raise UserError(f"{file}: {error}") from None
+            cells.append(kind(row, way, seed, protocol))
     names = [cell.name for cell in cells]
     for cell in cells:
         if names.count(cell.name) > 1:
             raise UserError(f"{file}: {cell.name} stands there twice: take one away")
         method, settings = cell.method()
-        make_method(method, **settings)
+        kind.make_method(method, **settings)
     return cells
 
 
@@ -117,9 +152,8 @@ def load_grid(file: Path) -> list[Cell]:
     return read_grid(yaml.safe_load(file.read_text()), file)
 
 
-def protocol_hash(protocol: dict) -> str:
+def protocol_hash(shared: dict) -> str:
     """A hash of what all rows share: rows may be added to a protocol while its cells are being run."""
-    shared = {key: protocol[key] for key in SHARED}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,5 @@
 """Runs side by side in one HTML file that needs nothing else: measures, figures, pictures, settings, notebooks."""
 
-import base64
-import io
 import json
 import os
 from collections.abc import Iterable
@@ -10,13 +8,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
-from . import plots
+from . import class_plots, class_report, plots
 from .checkpoint import read_json
 from .data import UserError
 from .grid import check_seal
+from .page import STYLE, bullets, drawn, inline, table
 
 # key in results.json -> its name, what it is
 MEASURES = {
@@ -57,12 +53,6 @@ FIGURES = (
         "Share of pictures recognised at the end, by position: low on the left is forgetting, on the right saturation.",
     ),
 )
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums } img { max-width: 100% }
-th, td { border-bottom: 1px solid #d0d0d0; padding: .25rem .75rem; text-align: right } figure { margin: 1.5rem 0 }
-th:first-child, td:first-child { text-align: left } figcaption, small { color: #555 }
-"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,11 @@ class Run:
     folder: Path
     about: dict
     results: dict | None
+
+    @property
+    def classes(self) -> bool:
+        """Whether it learned classes, and not concepts."""
+        return self.about.get("half") == "classification"
 
     @property
     def finished(self) -> bool:
@@ -91,7 +86,10 @@ def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
     if not found and not notebooks:
         raise UserError(f"no run.json under {', '.join(map(str, folders))}: name a run folder, or one that holds some")
     here = out.resolve().parent
-    sections = [overview(found, here), *(figures(group) for group in alike(found))]
+    concepts, classes = ([run for run in found if run.classes is kind] for kind in (False, True))
+    sections = [overview(concepts, here), *(figures(group) for group in alike(concepts))]
+    sections += [class_report.overview([(place(run, here), run.about, run.results) for run in classes])]
+    sections += [class_report.figures(group[0].about, [run.results for run in group]) for group in alike(classes)]
     sections += [unfinished(found, here), notebook_list(notebooks, here), *(details(run, here) for run in found)]
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>stamina-lite report</title><style>{STYLE}</style></head>
@@ -126,9 +124,12 @@ def unique(paths: Iterable[Path]) -> list[Path]:
 
 def read_run(folder: Path) -> Run:
     check_seal(folder)
-    about = read_json(folder / "run.json")
-    results = plots.load_results(folder) if (folder / "results.json").exists() else None
-    return Run(folder, about, results)
+    about, file = read_json(folder / "run.json"), folder / "results.json"
+    if not file.exists():
+        return Run(folder, about, None)
+    if about.get("half") == "classification":
+        return Run(folder, about, class_report.check(read_json(file), file))
+    return Run(folder, about, plots.load_results(folder))
 
 
 def refuse_mixed(runs: list[Run]) -> None:
@@ -148,7 +149,8 @@ def alike(runs: list[Run]) -> list[list[Run]]:
     for run in runs:
         if run.results is not None:
             a = run.about
-            groups.setdefault(tuple(map(str, (a.get("set"), a.get("set_hash"), a.get("base")))), []).append(run)
+            same = (a.get(key) for key in ("set", "set_hash", "base", "tasks"))
+            groups.setdefault(tuple(map(str, same)), []).append(run)
     return list(groups.values())
 
 
@@ -187,16 +189,10 @@ def overview(runs: list[Run], here: Path) -> str:
 
 
 def figures(runs: list[Run]) -> str:
-    """The curves of runs that learned the same."""
+    """The curves of runs that learned the same concepts."""
     results = [run.results for run in runs]
     title = f"{runs[0].about.get('set') or 'Own pictures'}: {', '.join(plots.by_method(results))}"
-    shown = []
-    for draw, text in FIGURES:
-        try:
-            shown.append(inline(draw(results), text))
-        except UserError:  # it wants a run that has got to its last task
-            continue
-    return f"<h2>{escape(title)}</h2>" + "".join(shown)
+    return drawn(title, FIGURES, results)
 
 
 def unfinished(runs: list[Run], here: Path) -> str:
@@ -231,6 +227,9 @@ def details(run: Run, here: Path) -> str:
         masks = plots.load_masks(run.folder)
         if masks:
             parts.append(inline(plots.mask_panel(masks), "What the folded masks leave open, and how far they overlap."))
+    if run.classes and run.results is not None:
+        caption = "Accuracy on every task's classes after every task: down a column a task is forgotten."
+        parts.append(inline(class_plots.accuracy_matrix(run.results), caption))
     rows = [
         [key, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value]
         for key, value in flat(run.about)
@@ -257,25 +256,3 @@ def place(run: Run, here: Path) -> str:
 
 def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def table(head: list, rows: list[list]) -> str:
-    lines = [
-        "".join(f"<{tag}>{escape(str(x))}</{tag}>" for x in row)
-        for tag, row in [("th", head), *(("td", r) for r in rows)]
-    ]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def bullets(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
-
-
-def inline(figure: Figure, caption: str) -> str:
-    """A figure within the page, as PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
-    data = base64.b64encode(file.getvalue()).decode()
-    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -8,7 +8,7 @@ import yaml
 
 from stamina_lite import cli
 from stamina_lite.data import UserError
-from stamina_lite.grid import SEAL, check_seal, load_grid, protocol_hash, results_hash
+from stamina_lite.grid import SEAL, check_seal, load_grid, results_hash
 from stamina_lite.methods import METHODS
 from stamina_lite.report import write_report
 from stamina_lite.reproduce import reproduce
@@ -37,7 +37,7 @@ def test_cells_are_rows_times_seeds_times_orders_in_the_files_order(tmp_path):
 
 def test_the_protocols_hash_changes_with_what_is_run_and_not_with_which_cells(tmp_path):
     hashes = [
-        protocol_hash(load_grid(write_grid(tmp_path / "g.yaml", **change))[0].protocol)
+        load_grid(write_grid(tmp_path / "g.yaml", **change))[0].seal["protocol"]
         for change in ({}, {"rows": ["c-lora-strong"]}, {"pictures": 3}, {"guidance": 2.0})
     ]
     assert hashes[0] == hashes[1] and len(set(hashes)) == 3
@@ -116,7 +116,7 @@ def test_a_grid_runs_seals_and_keeps_its_cells_and_names_what_failed(tmp_path, c
     assert "holds another run" in (out / "broken.alternate.0.log").read_text()
     done = out / "lora.alternate.0"
     seal = check_seal(done)
-    assert seal["row"] == "lora" and seal["protocol"] == protocol_hash(load_grid(file)[0].protocol)
+    assert seal["row"] == "lora" and seal["protocol"] == load_grid(file)[0].seal["protocol"]
     assert json.loads((done / "run.json").read_text())["settings"]["rank"] == 1
 
     assert reproduce(str(write_grid(file)), out) == [] and "kept    lora.alternate.0" in capsys.readouterr().out
@@ -125,3 +125,29 @@ def test_a_grid_runs_seals_and_keeps_its_cells_and_names_what_failed(tmp_path, c
         check_seal(done)
     assert cli.main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 2
     assert "was changed after its run" in capsys.readouterr().err
+
+
+CLASSES = {"protocol": {"set": "tuning", "epochs": 1, "rows": {"lora": {"rank": 2}, "strong": {"method": "c-lora"}}}}
+
+
+def test_a_grid_of_classes_counts_tasks(tmp_path):
+    cells = [{"rows": ["lora", "strong"], "seeds": [0, 3], "tasks": [5, 10]}]
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump({**CLASSES, "cells": cells}))
+    found = load_grid(tmp_path / "g.yaml")
+    assert [cell.name for cell in found][:3] == ["lora.5.0", "strong.5.0", "lora.5.3"] and len(found) == 8
+    assert found[3].arguments() == ["tuning", "--seed", "3", "--tasks", "5", "--epochs", "1"]
+    assert found[3].method() == ("c-lora", {})
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ({"rows": ["lora"], "seeds": [0], "tasks": ["ten"]}, "tasks are counted, not ten"),
+        ({"rows": ["lora"], "seeds": [0], "orders": ["alternate"]}, "expected rows, seeds and tasks"),
+        ({"rows": ["ft"], "seeds": [0], "tasks": [5]}, "unknown row ft: the protocol has lora, strong"),
+    ],
+)
+def test_a_damaged_grid_of_classes_is_refused(tmp_path, group, message):
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump({**CLASSES, "cells": [group]}))
+    with pytest.raises(UserError, match=message):
+        load_grid(tmp_path / "g.yaml")

@@ -1,0 +1,84 @@
+"""Figures and report of runs that learned classes, from results that were written by hand."""
+
+import json
+
+import matplotlib.pyplot as plt
+import pytest
+
+from stamina_lite import class_plots
+from stamina_lite.data import UserError
+from stamina_lite.report import write_report
+
+R = [[90.0], [80.0, 85.0], [70.0, 88.0, 80.0]]
+
+
+def results(method="stamina", R=R, **changed):
+    forgets = len(R) > 1
+    return {
+        "method": method, "seed": 0, "set": "tuning", "tasks": [[0, 1], [2, 3], [4, 5]], "accuracy": R,
+        "a_n": sum(R[-1]) / len(R[-1]), "a_n_running": 80.0 if forgets else None, "f_n": 5.5 if forgets else None,
+        "f_n_chaudhry": 9.0 if forgets else None, "n_param": {"train": 5.0, "store": 0.2},
+        "seconds": [60.0] * len(R), "peak_memory": [2**30] * len(R), **changed,
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_the_matrix_shows_every_number_at_its_place():
+    axis = class_plots.accuracy_matrix(results()).axes[0]
+    shown = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axis.texts}
+    assert shown == {(t, i): f"{v:.0f}" for t, row in enumerate(R) for i, v in enumerate(row)}
+    image = axis.images[0].get_array()
+    assert image.shape == (3, 3) and image[2, 1] == 88 and image.mask[0, 2]
+    assert class_plots.accuracy_matrix(results("ub", [[60.0, 70.0, 80.0]])).axes[0].images[0].get_array().shape == (
+        1,
+        3,
+    )
+
+
+def test_curves_are_means_of_rows_and_of_runs():
+    runs = [results(), results(R=[[80.0], [60.0, 70.0], [50.0, 60.0, 40.0]]), results("ub", [[60.0, 70.0, 80.0]])]
+    axis = class_plots.accuracy_curves(runs).axes[0]
+    lines = {line.get_label(): [*map(float, line.get_ydata())] for line in axis.lines}
+    assert lines["stamina"] == pytest.approx([85, (82.5 + 65) / 2, (238 / 3 + 50) / 2])
+    assert lines["ub, all at once"] == [70, 70]
+    assert len(axis.collections) == 1  # the range of the two runs
+
+
+def test_learned_against_kept():
+    figure = class_plots.learned_and_kept([results(), results("ncm", f_n=0.0), results("ub", [[60.0, 70.0, 80.0]])])
+    points = sorted(tuple(map(float, c.get_offsets()[0])) for c in figure.axes[0].collections)
+    assert points == [(85.0, 0.0), (85.0, 5.5)]
+    assert {t.get_text() for t in figure.axes[0].texts} == {"stamina", "ncm"}
+    with pytest.raises(UserError, match="no run has learned a second task"):
+        class_plots.learned_and_kept([results(R=[[90.0]])])
+
+
+def test_methods_differ_in_colour_or_line():
+    known = [method for _, methods in class_plots.FAMILIES.values() for method in methods]
+    assert len({str(class_plots.style(method)) for method in known}) == len(known)
+    assert class_plots.style("stamina-soft-mask")["color"] == class_plots.style("stamina")["color"]
+
+
+def write_run(folder, **changed):
+    folder.mkdir()
+    about = {"half": "classification", "set": "tuning", "set_hash": "x", "base": "y", "tasks": 3, "seed": 4}
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "results.json").write_text(json.dumps(results(**changed)))
+
+
+def test_a_report_tells_classes_apart_from_concepts(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", method="c-lora")
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert "Measures of classes" in page and "<h2>Measures</h2>" not in page
+    cells = page.split("<td>a</td>")[1].split("</tr>")[0].replace("</td>", "").split("<td>")[1:]
+    assert cells == ["stamina", "4", "6", "3 of 3", "79.3", "80.0", "5.5", "9.0", "5 %", "0.2 %", "3.0 min", "1.0 GiB"]
+    assert "tuning, 3 tasks" in page and page.count("<img ") == 4  # two figures, and a matrix a run
+    (tmp_path / "b" / "results.json").write_text(json.dumps({"method": "c-lora", "accuracy": [[1.0]]}))
+    with pytest.raises(UserError, match=r"b/results.json is damaged \(tasks, a_n, n_param"):
+        write_report([tmp_path], tmp_path / "r.html")
