@@ -26,7 +26,7 @@ from stamina_lite.class_sets import Decoded, renditions, resized_crop
 from stamina_lite.features import features
 
 ARCHITECTURE = "vit_tiny_patch16_224"
-SHAPE = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 0}
+SHAPE = {"img_size": 64, "patch_size": 16, "embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 0}
 MEAN = STD = (0.5, 0.5, 0.5)
 LOG = "training.json"
 
