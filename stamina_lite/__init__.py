@@ -1,6 +1,7 @@
 """Continual text-to-image customisation: STAMINA and C-LoRA, small enough to read.
 
 from stamina_lite import ContinualLearner, load_base, concepts
+from stamina_lite import ContinualClassifier, load_backbone, class_set
 """
 
 from importlib import import_module
@@ -12,6 +13,9 @@ HOME = {  # public name -> module; loaded when first used, so that the command l
     "run_sequence": "sequence",
     "Evaluation": "evaluation",
     "load_base": "bases",
+    "ContinualClassifier": "class_sequence",
+    "load_backbone": "backbones",
+    "class_set": "class_sets",
     "concepts": "data",
     "Concept": "data",
     "UserError": "data",
