@@ -17,6 +17,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from rendition_tables import ICON_SETS
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -36,10 +37,12 @@ def make_vit() -> torch.nn.Module:
 
 
 def read(folder: Path) -> tuple[Decoded, int]:
-    """The pre-training pictures of data_scripts/renditions.py, and how many classes they have."""
+    """The pre-training pictures of data_scripts/renditions.py, without the share-alike sets, and how many classes."""
     about = json.loads((folder / "labels.json").read_text())
-    images = np.load(folder / "images.npy")
-    return Decoded(torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(about["labels"])), len(about["names"])
+    kept = [k for k, icon_set in enumerate(about["icon_sets"]) if not ICON_SETS[icon_set].share_alike]
+    images = np.load(folder / "images.npy", mmap_mode="r")[kept]
+    labels = torch.tensor(about["labels"])[kept]
+    return Decoded(torch.from_numpy(images).permute(0, 3, 1, 2), labels), len(about["names"])
 
 
 def teach(pictures: Decoded, work: Path) -> Tensor:

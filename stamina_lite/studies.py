@@ -23,10 +23,9 @@ def long_past_table(report: dict) -> str:
     """
     head = ["row, and what was changed", "MMD², fresh", "after fifty", "worse by"]
     head += ["recognised %, fresh", "after fifty", "less by, points", "step, fresh", "after fifty"]
+    done = {name: runs for name, runs in report["rows"].items() if {*runs} == {"early", "late"}}
     lines = []
-    for name, runs in report["rows"].items():
-        if {*runs} != {"early", "late"}:
-            continue
+    for name, runs in (done | of_several_seeds(done)).items():
         numbers = []
         for key, sign, form in (("learned", 1, (2, 1)), ("recognised", -1, (0, 100))):
             early, late = (runs[when].get(key, []) for when in ("early", "late"))
@@ -35,6 +34,29 @@ def long_past_table(report: dict) -> str:
         steps = [sum(runs[when]["step_change"]) / len(runs[when]["step_change"]) for when in ("early", "late")]
         lines.append([name, *numbers, *(f"{s:.2f}" for s in steps)])
     return table(head, lines)
+
+
+def of_several_seeds(rows: dict) -> dict:
+    """Rows ROW.SEED and what was changed, of which there are several seeds: the mean of each concept over them."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in rows:
+        row, _, change = name.partition(" ")
+        groups.setdefault((row.rpartition(".")[0], change), []).append(name)
+    means = {}
+    for (row, change), names in groups.items():
+        if len(names) > 1:
+            seeds = "+".join(name.partition(" ")[0].rpartition(".")[2] for name in names)
+            means[f"{row}.{seeds} {change}".strip()] = {
+                when: {
+                    key: [
+                        sum(each) / len(each) for each in zip(*(rows[name][when][key] for name in names), strict=True)
+                    ]
+                    for key in ("learned", "recognised", "step_change")
+                    if all(key in rows[name][when] for name in names)
+                }
+                for when in ("early", "late")
+            }
+    return means
 
 
 def mask_shares(report: dict) -> dict[str, tuple[Number, float]]:

@@ -226,6 +226,23 @@ def test_figures_show_every_row_that_can_be_shown(home, grid):
     plt.close("all")
 
 
+def test_seeds_of_a_long_past_are_put_together_concept_by_concept():
+    def row(*late):
+        return {
+            "early": {"learned": [1.0, 2.0], "recognised": [0.5, 0.5], "step_change": [1.0, 1.0]},
+            "late": {"learned": [*late], "recognised": [0.25, 0.5], "step_change": [0.5, 0.5]},
+        }
+
+    rows = {"lora.0 steps=9": row(1.0, 3.0), "lora.1 steps=9": row(2.0, 2.0), "lora.1": row(1.0, 2.0)}
+    for measured in rows["lora.0 steps=9"].values():
+        del measured["recognised"]
+    means = studies.of_several_seeds(rows)
+    assert [*means] == ["lora.0+1 steps=9"]
+    assert means["lora.0+1 steps=9"]["late"] == {"learned": [1.5, 2.5], "step_change": [0.5, 0.5]}
+    lines = studies.long_past_table({"rows": rows}).splitlines()
+    assert lines[-1].startswith("| lora.0+1 steps=9 | 1.50 [1.00, 2.00] | 2.00 [1.50, 2.50] | 0.50 [0.50, 0.50] |")
+
+
 def test_a_long_past_is_told_on_the_same_concepts():
     early = {"learned": [2.0, 3.0], "recognised": [0.5, 1.0], "step_change": [1.0, 3.0]}
     late = {"learned": [2.5, 3.5], "recognised": [0.25, 0.75], "step_change": [0.5, 0.5]}

@@ -20,8 +20,11 @@ def pictures(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 60, (24, 64, 64, 3)).astype(np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[..., label] += 180
+    sets = ["noto"] * 24 + ["openmoji"]  # the last is under a share-alike licence
+    images = np.concatenate([images, images[:1]])
+    about = {"names": ["red", "green", "blue"], "labels": [*labels, 0], "icon_sets": sets}
     np.save(tmp_path / "images.npy", images)
-    (tmp_path / "labels.json").write_text(json.dumps({"names": ["red", "green", "blue"], "labels": labels}))
+    (tmp_path / "labels.json").write_text(json.dumps(about))
     return tmp_path
 
 
