@@ -27,6 +27,13 @@ def of_vit(x: Tensor) -> Tensor:
     return VIT((x - mean) / std)
 
 
+def of_lite0(x: Tensor) -> Tensor:
+    return features("lite0")(2 * x - 1)
+
+
+BACKBONES = {"vit": of_vit, "lite0": of_lite0}
+
+
 @torch.no_grad()
 def described(half: Decoded, extract) -> Tensor:
     """(n, d), unit vectors."""
@@ -57,12 +64,14 @@ def known(right: Tensor) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--backbones", nargs="+", choices=[*BACKBONES], default=[*BACKBONES])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows = {}
     for name in ("classes", "tuning"):
         data = renditions(name)
-        for backbone, extract in (("ViT", of_vit), ("lite0", lambda x: features("lite0")(2 * x - 1))):
+        for backbone in args.backbones:
+            extract = BACKBONES[backbone]
             train, test = described(data.train, extract), described(data.test, extract)
             told = data.train.labels
             means = F.normalize(torch.stack([train[told == k].mean(0) for k in range(len(data.classes))]))

@@ -50,8 +50,8 @@ def defaults(file):
     }
 
 
-def test_there_are_seven():
-    assert [f.name[:2] for f in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06"]
+def test_there_are_eight():
+    assert [f.name[:2] for f in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06", "07"]
 
 
 @each
@@ -187,7 +187,7 @@ def test_stored_outputs_are_small_and_name_no_machine(file):
 
 
 def test_they_run(tmp_path):
-    """All seven with a few steps, in a kernel each; cells tagged nbval-check-output must print what is stored."""
+    """All eight with a few steps, in a kernel each; cells tagged nbval-check-output must print what is stored."""
     if not EMBEDDED["mini"].is_dir():
         pytest.skip("the embedded base stamina_lite/assets/mini is not there")
     small = {"STAMINA_LITE_NOTEBOOK_STEPS": "2", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
