@@ -166,7 +166,7 @@ class SDLoRA(Method):
             memory["alpha"] = torch.cat([own.alpha.detach(), size[None]])
 
 
-# name -> class, and the settings it starts from: chosen on the tuning classes
+# name -> class, and the settings it starts from: first guesses [ours], until benchmarks/tune_classes.py has chosen
 CLASS_METHODS: dict[str, tuple[type[Method], dict]] = {
     "ub": (Joint, {"lr": 3e-4}),
     "ft": (FineTuning, {"lr": 3e-4}),
