@@ -1,6 +1,6 @@
 """The weight half of a task, from the first step to the fold: what a method does to the layers of any model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import torch
@@ -21,6 +21,10 @@ class Change:
     alignment: float | None = None  # cosine of |W_{t-1} - W_init| and |ΔW_t|
     mask_density: float | None = None  # share of weights the folded masks leave open
     masks: dict[str, Tensor] = field(default_factory=dict)  # layer -> (D1, D2) bool
+
+    def numbers(self) -> dict:
+        """What a task's record tells of it: all but the masks."""
+        return {f.name: getattr(self, f.name) for f in fields(Change) if f.name != "masks"}
 
 
 class Adaptation:
@@ -77,6 +81,32 @@ def withdraw(layers: list[Layer], weights: list[Tensor]) -> None:
         if layer.adapter is not None:
             layer.withdraw()
         layer.restore(weight)
+
+
+def tensors_of(layers: list[Layer]) -> dict[str, Tensor]:
+    """What a saved task has of the layers: their weights, and what a method keeps beside them."""
+    kept = {f"memory.{what}.{layer.name}": value for layer in layers for what, value in layer.memory.items()}
+    return {f"weight.{layer.name}": layer.current for layer in layers} | kept
+
+
+def restore(layers: list[Layer], tensors: dict[str, Tensor]) -> None:
+    """Put back what `tensors_of` has told; other tensors may be among them."""
+    named = {layer.name: layer for layer in layers}
+    for name, layer in named.items():
+        layer.restore(tensors[f"weight.{name}"])
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "memory":
+            what, _, layer = name.partition(".")
+            named[layer].memory[what] = tensor.to(named[layer].start.device)
+
+
+def mean_overlap(before: dict, now: dict) -> dict | None:
+    """Overlap of two tasks' masks and its chance level, mean over layers; None where there are not two."""
+    if not before or not now:
+        return None
+    pairs = [metrics.mask_overlap(before[name], now[name]) for name in now]
+    return {"overlap": mean([p[0] for p in pairs]), "chance": mean([p[1] for p in pairs])}
 
 
 def binary_mask(layer: Layer) -> Tensor:

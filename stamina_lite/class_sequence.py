@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from . import metrics
+from . import adaptation, metrics
 from .checkpoint import load_task, write_json
 from .class_methods import make_class_method
 from .class_sets import ClassSet, class_tasks, of_classes, task_pictures
 from .classification import Classifier, LearnedClasses
 from .data import UserError
-from .runs import Run, mean_overlap, peak_memory, records_of
+from .runs import Run, peak_memory, records_of
 
 
 class ContinualClassifier:
@@ -134,12 +134,8 @@ class ContinualClassifier:
             "classes": self.rounds[task - 1],
             "accuracy": self.test(),
             "n_param": {"train": percent * learned.trained, "store": percent * stored},
-            "weight_change": learned.weight_change,
-            "step_change": learned.step_change,
-            "touched": learned.touched,
-            "alignment": learned.alignment,
-            "mask_density": learned.mask_density,
-            "mask_overlap": mean_overlap(self.masks, learned.masks),
+            **learned.numbers(),
+            "mask_overlap": adaptation.mean_overlap(self.masks, learned.masks),
             "seconds": learned.seconds,
             "peak_memory": peak_memory(self.model.device),
         }
@@ -148,8 +144,7 @@ class ContinualClassifier:
         """What is saved after a task: head, layers and what is kept beside them, prompts, and the newest masks."""
         model = self.model
         tensors = {f"head.{name}": p for name, p in model.head.named_parameters()}
-        tensors |= {f"weight.{layer.name}": layer.current for layer in model.layers}
-        tensors |= {f"memory.{key}.{la.name}": kept for la in model.layers for key, kept in la.memory.items()}
+        tensors |= adaptation.tensors_of(model.layers)
         if model.pool is not None:
             tensors |= {f"prompt.{name}": kept for name, kept in model.pool.state_dict().items()}
         return tensors | {f"mask.{name}": mask for name, mask in self.masks.items()}
@@ -160,11 +155,7 @@ class ContinualClassifier:
         tensors, model = load_task(folders[-1])[0], self.model
         model.seen = [label for record in self.records for label in record["classes"]]
         model.restore_head(tensors["head.weight"], tensors["head.bias"])
-        for layer in model.layers:
-            layer.restore(tensors[f"weight.{layer.name}"])
-            end = f".{layer.name}"
-            of_layer = {k: v for k, v in tensors.items() if k.startswith("memory.") and k.endswith(end)}
-            layer.memory = {k[len("memory.") : -len(end)]: v.to(model.device) for k, v in of_layer.items()}
+        adaptation.restore(model.layers, tensors)
         if model.pool is not None:
             own = {k.removeprefix("prompt."): v for k, v in tensors.items() if k.startswith("prompt.")}
             model.pool.load_state_dict(own)

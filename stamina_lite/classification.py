@@ -1,5 +1,6 @@
 """Classes, learned by a Vision Transformer: what is frozen, what is trained, and the loss."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Classifier:
         """
         started, method = time.perf_counter(), self.method
         held, head = [layer.current for layer in self.layers], [p.detach().clone() for p in self.head.parameters()]
+        prompts = copy.deepcopy(self.pool.state_dict()) if self.pool is not None else {}
         self.past = list(self.seen)
         self.seen += [c for c in pictures.classes if c not in self.past]
         try:
@@ -78,6 +80,8 @@ class Classifier:
             withdraw(self.layers, held)
             self.seen = self.past
             self.restore_head(*head)
+            if self.pool is not None:
+                self.pool.load_state_dict(prompts)
             raise
         adaptation.fold(task)
         method.end(self, pictures, seeded(self.seed, task, 5))

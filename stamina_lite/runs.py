@@ -81,13 +81,3 @@ def peak_memory(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def mean_overlap(before: dict, now: dict) -> dict | None:
-    """Overlap of two tasks' masks and its chance level, mean over layers; None where there are not two."""
-    from .metrics import mask_overlap
-
-    if not before or not now:
-        return None
-    pairs = [mask_overlap(before[name], now[name]) for name in now]
-    return {"overlap": sum(p[0] for p in pairs) / len(pairs), "chance": sum(p[1] for p in pairs) / len(pairs)}

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from . import adaptation
 from .checkpoint import load_task, read_json, write_json
 from .data import Concept, UserError, check_tokens, set_hash
 from .diffusion import Learned, TextToImage
 from .evaluation import Evaluation
 from .images import to_pil
 from .methods import make_method
-from .runs import Run, mean_overlap, peak_memory, records_of, tasks_of
+from .runs import Run, peak_memory, records_of, tasks_of
 
 
 class ContinualLearner:
@@ -116,12 +117,8 @@ class ContinualLearner:
             "task": task,
             "concept": name,
             "pictures": set_hash(concepts),
-            "weight_change": learned.weight_change,
-            "step_change": learned.step_change,
-            "touched": learned.touched,
-            "alignment": learned.alignment,
-            "mask_density": learned.mask_density,
-            "mask_overlap": mean_overlap(self.masks, learned.masks),
+            **learned.numbers(),
+            "mask_overlap": adaptation.mean_overlap(self.masks, learned.masks),
             "n_param": {"train": percent * learned.trained, "store": percent * added, "adapted": percent * adapted},
             "loss": mean_of_last(learned.steps),
             "seconds": learned.seconds,
@@ -130,11 +127,10 @@ class ContinualLearner:
 
     def _tensors(self, learned: Learned) -> dict:
         """What is saved after a task: the layers, what is kept beside them, all token rows and the newest masks."""
-        tensors = {f"weight.{layer.name}": layer.current for layer in self.model.layers}
         rows = self.model.table.weight.detach().float()
-        tensors |= {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
+        tensors = {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
         tensors |= {f"mask.{name}": mask for name, mask in learned.masks.items()}
-        return tensors | {f"memory.{k}.{la.name}": kept for la in self.model.layers for k, kept in la.memory.items()}
+        return adaptation.tensors_of(self.model.layers) | tensors
 
     def _take_up(self, run: Path, folders: list[Path]) -> None:
         """Stand where a run stood after the last of these tasks; nothing is written."""
@@ -148,16 +144,11 @@ class ContinualLearner:
 
 def restore(model: TextToImage, tensors: dict) -> None:
     """Put a saved task's weights, what was kept beside them, and token rows into the model."""
-    layers = {layer.name: layer for layer in model.layers}
-    for name, layer in layers.items():
-        layer.restore(tensors[f"weight.{name}"])
+    adaptation.restore(model.layers, tensors)
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         if kind == "token":
             model.add_token(name, tensor)
-        if kind == "memory":
-            what, _, layer = name.partition(".")
-            layers[layer].memory[what] = tensor.to(layers[layer].start.device)
 
 
 def run_sequence(

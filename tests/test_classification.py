@@ -145,10 +145,11 @@ def test_only_classes_seen_are_answered(vit, patches):
     assert set(model.predict(patches.test.load(torch.arange(36))).tolist()) == {5}
 
 
-@pytest.mark.parametrize("name", ["stamina", "ft", "sd-lora"])
+@pytest.mark.parametrize("name", ["stamina", "ft", "sd-lora", "coda-p", "l2p++"])
 def test_an_interrupted_task_leaves_no_trace(vit, patches, name):
     model = learned(vit, patches, name)
     before, seen = state(vit), list(model.seen)
+    prompts = copy.deepcopy(model.pool.state_dict()) if model.pool is not None else {}
 
     def stop(step, numbers):
         if step == 3:
@@ -157,6 +158,7 @@ def test_an_interrupted_task_leaves_no_trace(vit, patches, name):
     with pytest.raises(KeyboardInterrupt):
         model.learn(task_pictures(patches.train, [2, 3]), 2, stop)
     assert changed(before, vit) == set() and model.seen == seen == [0, 1]
+    assert all(torch.equal(model.pool.state_dict()[k], prompts[k]) for k in prompts)
     model.learn(task_pictures(patches.train, [2, 3]), 2)
     assert model.seen == [0, 1, 2, 3] and changed(before, vit)
 
