@@ -7,7 +7,27 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import distributed
 from tqdm.auto import tqdm
+
+
+def workers() -> int:
+    """Processes that train together, as torchrun starts them: a batch is shared out among them."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is; the first alone shows and saves."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def average_gradients(parameters: list[torch.Tensor]) -> None:
+    """Every worker's gradients become their mean: the gradient of the mean loss over the whole batch."""
+    if workers() > 1:
+        whole = torch.cat([p.grad.flatten() for p in parameters])
+        distributed.all_reduce(whole)
+        for p, part in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
+            p.grad.copy_(part.view_as(p) / workers())
 
 
 class MovingAverage:
@@ -97,15 +117,17 @@ class Run:
 
     def train(self, loss, look, save_seconds: float = 300) -> None:
         """loss(indices' generator) -> (scalar, numbers to log); look(step) draws a sheet from the averaged weights."""
-        saved, bar = time.time(), tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
+        saved, first = time.time(), rank() == 0
+        bar = tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step", disable=not first)
         while self.step < self.steps:
-            draw = torch.Generator().manual_seed(self.before + self.step)
+            draw = torch.Generator().manual_seed((self.before + self.step) * workers() + rank())
             for group in self.optimizer.param_groups:
                 group["lr"] = group["share"] * rate(self.step, self.steps, self.peak)
             with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
                 value, numbers = loss(draw)
             self.optimizer.zero_grad()
             value.backward()
+            average_gradients(self.parameters)
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.average.update(self.step)
@@ -116,7 +138,7 @@ class Run:
                     {"step": self.before + self.step, **{k: round(float(v), 5) for k, v in numbers.items()}}
                 )
                 bar.set_postfix({k: f"{float(v):.4f}" for k, v in numbers.items()})
-            if time.time() - saved > save_seconds or self.step == self.steps:
+            if first and (time.time() - saved > save_seconds or self.step == self.steps):
                 save_state(self.file, self.step, self.modules, self.average, self.optimizer, self.log)
                 self.average.swap()
                 look(self.step)

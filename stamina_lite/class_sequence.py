@@ -31,6 +31,8 @@ class ContinualClassifier:
         self.data, self.seed, self.name = data, seed, method
         self.tasks = class_tasks(len(data.classes), tasks, seed)
         self.method = make_class_method(method, **settings)
+        counts = torch.bincount(data.test.labels, minlength=len(data.classes))
+        self.asked: list[int] = counts[sum(self.tasks, [])].tolist()  # test pictures of every class, as they come
         self.rounds = [sum(self.tasks, [])] if self.method.joint else self.tasks  # what is learned at a time
         wanted = vit.pretrained_cfg["input_size"][-1]
         if data.train.size != wanted:
@@ -94,19 +96,18 @@ class ContinualClassifier:
                 bar.update()
         return self.results()
 
-    def test(self) -> list[float]:
-        """Accuracy in percent on the test pictures of every task learned, among all classes seen; no task is told."""
-        half, seen = self.data.test, set(self.model.seen)
-        known = [classes for classes in self.tasks if seen.issuperset(classes)]
-        row = []
-        for classes in known:
-            places = of_classes(half, classes)
-            right = [self.model.predict(half.load(p)) == half.labels[p] for p in places.split(128)]
-            row.append(100 * torch.cat(right).double().mean().item())
-        return row
+    def test(self) -> list[int]:
+        """Test pictures told right among all classes seen, no task being told: one count a class, as they were learned."""
+        half, seen = self.data.test, self.model.seen
+        places = of_classes(half, seen)
+        right = torch.cat([self.model.predict(half.load(p)) == half.labels[p] for p in places.split(128)])
+        return torch.bincount(half.labels[places][right], minlength=len(self.data.classes))[seen].tolist()
 
     def results(self) -> dict:
-        """What results.json holds. accuracy[i][j]: percent on task j after task i; of a joint method one row."""
+        """What results.json holds. accuracy[i][j]: percent on task j after task i; of a joint method one row.
+
+        right[i]: what `test` counted after task i; asked: test pictures of every class, in the same order.
+        """
         rows, R = self.records, [r["accuracy"] for r in self.records]
         forgets = len(R) > 1
         return {
@@ -115,6 +116,8 @@ class ContinualClassifier:
             "set": self.data.name,
             "tasks": self.tasks,
             "accuracy": R,
+            "right": [r["right"] for r in rows],
+            "asked": self.asked,
             "a_n": metrics.final_mean(R) if R else None,
             "a_n_running": metrics.mean_of_running_means(R) if forgets else None,
             "f_n": metrics.forgetting_coda(R) if forgets else None,
@@ -124,7 +127,7 @@ class ContinualClassifier:
         }
 
     def _record(self, task: int, learned: LearnedClasses) -> dict:
-        percent = 100 / self.weights
+        percent, right = 100 / self.weights, self.test()
         memory = sum(kept.numel() for layer in self.model.layers for kept in layer.memory.values())
         stored = memory + sum(p.numel() for p in self.model.head.parameters())
         if self.model.pool is not None:
@@ -132,7 +135,8 @@ class ContinualClassifier:
         return {
             "task": task,
             "classes": self.rounds[task - 1],
-            "accuracy": self.test(),
+            "right": right,
+            "accuracy": metrics.accuracy_by_task(right, self.asked, len(self.tasks[0])),
             "n_param": {"train": percent * learned.trained, "store": percent * stored},
             **learned.numbers(),
             "mask_overlap": adaptation.mean_overlap(self.masks, learned.masks),

@@ -179,6 +179,14 @@ def f_mmd(mmd_since_learned: Sequence[float]) -> float:
 Accuracies = Sequence[Sequence[float]]
 
 
+def accuracy_by_task(right: Sequence[int], asked: Sequence[int], each: int) -> list[float]:
+    """Percent of the pictures of every task told right: right, asked: counts of classes, `each` of them a task.
+
+    asked may go on with classes of tasks that are still to come.
+    """
+    return [100 * sum(right[k : k + each]) / sum(asked[k : k + each]) for k in range(0, len(right), each)]
+
+
 def final_mean(R: Accuracies) -> float:
     """A_N = (1/N) Σ_i R[N,i]: mean accuracy over tasks at the end.  [paper]"""
     return _mean(R[-1])

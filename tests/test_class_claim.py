@@ -1,0 +1,134 @@
+"""Tables of the classification half from cells whose numbers are known."""
+
+import pytest
+import torch
+import yaml
+
+from stamina_lite import class_claim as tables
+from stamina_lite import metrics
+from stamina_lite.cells import read_cells
+from stamina_lite.class_sets import class_tasks
+from stamina_lite.grid import load_grid
+from test_claim import write_cell
+
+CLASSES, ROWS = 40, {"ub": {}, "c-lora": {"forget": 1.0}, "coda-p": {}, "stamina": {}}
+
+
+def results(row, seed, tasks, share):
+    """share(label, task it came with, now) of a class's 20 test pictures, 30 where the label is odd, are told right."""
+    split = class_tasks(CLASSES, tasks, seed)
+    joint, order = row == "ub", sum(split, [])
+    asked = [20 + 10 * (label % 2) for label in order]
+    came = {label: t for t, task in enumerate(split) for label in task}
+    rounds = [tasks - 1] if joint else range(tasks)
+    right = [
+        [round(asked[k] * share(label, came[label], now)) for k, label in enumerate(order) if came[label] <= now]
+        for now in rounds
+    ]
+    R = [metrics.accuracy_by_task(row, asked, CLASSES // tasks) for row in right]
+    forgets = not joint and tasks > 1
+    return {
+        "method": row,
+        "seed": seed,
+        "set": "renditions",
+        "tasks": split,
+        "accuracy": R,
+        "right": right,
+        "asked": asked,
+        "a_n": metrics.final_mean(R),
+        "a_n_running": metrics.mean_of_running_means(R) if forgets else None,
+        "f_n": metrics.forgetting_coda(R) if forgets else None,
+        "f_n_chaudhry": metrics.forgetting_chaudhry(R) if forgets else None,
+        "n_param": {"train": 1.0, "store": 0.5},
+        "mask_density": [0.1 if row == "stamina" else None] * len(right),
+        "mask_overlap": [None, *[{"overlap": 0.2, "chance": 0.1} if row == "stamina" else None] * (len(right) - 1)],
+        "seconds": [30.0] * len(right),
+        "peak_memory": [2**30] * len(right),
+    }
+
+
+SHARES = {  # even classes are hard; C-LoRA forgets a tenth a task, CODA-P is a tenth worse throughout
+    "ub": lambda label, came, now: 0.9,
+    "c-lora": lambda label, came, now: 0.8 - 0.1 * (now - came),
+    "coda-p": lambda label, came, now: 0.5 - 0.1 * (now - came),
+    "stamina": lambda label, came, now: 0.8 - 0.3 * (label % 2) - 0.05 * (now - came),
+}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    protocol = {"set": "renditions", "epochs": 5, "rows": ROWS}
+    entries = [{"rows": [*ROWS], "seeds": [0, 1], "tasks": [2, 4]}]
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump({"protocol": protocol, "cells": entries}, sort_keys=False))
+    return tmp_path / "classes.yaml"
+
+
+@pytest.fixture
+def found(grid, tmp_path):
+    for cell in load_grid(grid):
+        if cell.seed == 0 or cell.row != "ub":
+            made = results(cell.row, cell.seed, cell.way, SHARES[cell.row])
+            write_cell(tmp_path / "runs", cell, made)
+    return read_cells(tmp_path / "runs", grid)
+
+
+def test_as_they_were_drawn_measures_are_those_of_the_run(found):
+    for f in found:
+        R = tables.accuracies(f.results)
+        assert tables.a_n(R)[0].item() == pytest.approx(f.results["a_n"])
+        if f.results["f_n"] is None:
+            assert tables.f_n(R) is None and tables.learned(R) is None
+        else:
+            assert tables.f_n(R)[0].item() == pytest.approx(f.results["f_n"])
+            just = [row[-1] for row in f.results["accuracy"]]
+            assert tables.learned(R)[0].item() == pytest.approx(sum(just) / len(just))
+
+
+def test_draws_weigh_the_same_classes_in_every_run(found):
+    """By hand: the first draw's classes, counted, in both orders of classes."""
+    picks = torch.randint(CLASSES, (tables.DRAWS, CLASSES), generator=torch.Generator().manual_seed(0))[0].tolist()
+    for f in found:
+        r = f.results
+        if f.cell.row != "stamina":
+            continue
+        order, last = sum(r["tasks"], []), r["right"][-1]
+        each = []
+        for task in r["tasks"]:
+            drawn = [order.index(label) for label in picks if label in task]
+            each.append(100 * sum(last[k] for k in drawn) / sum(r["asked"][k] for k in drawn))
+        assert tables.a_n(tables.accuracies(r))[1].item() == pytest.approx(sum(each) / len(each))
+
+
+def test_intervals_are_as_wide_as_classes_and_runs_differ(found):
+    even = tables.number(tables.values(found, "ub", 2, tables.a_n))
+    assert even.mean == pytest.approx(90) and even.high - even.low < 1e-9, "all classes are alike"
+    spread = tables.number(tables.values(found, "stamina", 2, tables.a_n))
+    assert spread.low < spread.mean < spread.high and 3 < spread.high - spread.low < 15
+    steady = torch.full((1 + tables.DRAWS,), 50.0, dtype=torch.float64)
+    two = tables.number({0: steady, 1: steady + 10})
+    assert (two.low, two.mean, two.high) == (50, 55, 60), "runs are drawn anew as well"
+
+
+def test_rows_are_compared_run_by_run(found):
+    gap = tables.less(found, "c-lora", "coda-p", 4, tables.a_n)
+    assert gap.mean == pytest.approx(30, abs=1) and gap.high - gap.low < 2, "classes are drawn for both at once"
+    assert tables.less(found, "ub", "coda-p", 4, tables.f_n) is None
+    assert len(tables.values(found, "ub", 4, tables.a_n)) == 1
+
+
+def test_tables_tell_every_row_and_verdicts(found):
+    main = tables.main_table(found).splitlines()
+    assert main[0].startswith("| method | runs | A_N, 2 tasks | A_N, 4 tasks | F_N, 2 tasks")
+    ub = main[2].split(" | ")
+    assert ub[:2] == ["| ub", "1 + 1"] and ub[2].startswith("90.0 [") and ub[4] == "–"
+    c_lora = next(line for line in main if "c-lora" in line).split(" | ")
+    assert c_lora[1] == "2 + 2" and c_lora[4].startswith("10.0 [")
+    claims = tables.claims_table(found).splitlines()
+    said = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in claims[2:]}
+    assert said["C-LoRA knows more at the end than CODA-P"][3] == "holds"
+    assert said["STAMINA knows more at the end than C-LoRA"][3] == "does not hold"
+    assert said["STAMINA forgets less than C-LoRA"][5].strip(" |") == "holds"
+    assert "STAMINA's mask helps" not in said, "no run without the mask is there"
+    detail = next(line for line in tables.detail_table(found, 4).splitlines() if "stamina" in line).split(" | ")
+    assert detail[4:] == ["1", "0.5", "2.0", "10", "0.20", "0.10 |"]
+    assert len(tables.pair_table(found).splitlines()) == 2 + 3
