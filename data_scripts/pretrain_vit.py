@@ -4,9 +4,10 @@
     python data_scripts/pretrain_vit.py --data build/renditions-pretraining --work build/vit --out build/vit/shipped
 
 It learns the classes that `renditions` does not have, and at the same time to foretell the features of the shipped
-lite0, an ImageNet network, of the same pictures (distillation), as a large ViT brings what ImageNet-21k taught it. Goes
-on where it was killed. Two cores are used better by two processes than by two threads: once the teacher's features are
-there, start it with OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 instead of python. The number watched is nearest class mean on the tuning classes, never on the test classes.
+lite0, an ImageNet network, of the same pictures (distillation), as a large ViT brings what ImageNet-21k taught it. The
+number watched is nearest class mean on the tuning classes, never on the test classes. It goes on where it was killed,
+and two cores are used better by two processes than by two threads: once the teacher's features are there, begin or go
+on with OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 instead of python.
 """
 
 import argparse

@@ -217,6 +217,7 @@ def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str
     found = cells.read_cells(folder, grid)
     there = rows_of(found)
     pairs = [(row, other) for row, other in ((STAMINA, C_LORA), (STAMINA, TOKEN), (C_LORA, TOKEN), (C_LORA, "lora"))]
+    pairs += [(STAMINA, "offline")]
     pairs += [(STAMINA, row) for row in there if row.startswith(("stamina-", "c-lora-"))]
     return {
         "main": main_table(found),

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from .cells import Found, Number, of_row, read_cells, rows_of
+from .checkpoint import read_json
 from .claim import missing, verdict
 from .grid import load_grid
+from .studies import tuning_table
 from .tables import shown, table
 
 DRAWS = 1000
@@ -149,7 +151,7 @@ CLAIMS = (  # what is said; rows compared; by what; on which side of zero the fi
 
 
 def claims_table(found: list[Found]) -> str:
-    """The paper's claims: the difference, its interval and the verdict of `claim.verdict`, for every number of tasks."""
+    """The paper's claims: difference, interval and the verdict of `claim.verdict`, for every number of tasks."""
     ways = lengths(found)
     head = ["claim", "what is measured", *(word for n in ways for word in (f"{n} tasks", "verdict"))]
     lines = []
@@ -162,16 +164,19 @@ def claims_table(found: list[Found]) -> str:
     return table(head, lines)
 
 
-def blocks(folder: Path, grid: Path) -> dict[str, str]:
-    """Every table, by the name under which documents show it; none where no cell is stored."""
-    found = read_cells(folder, grid)
+def blocks(results: Path, grids: Path) -> dict[str, str]:
+    """Every table, by the name under which documents show it; none of what is not stored."""
+    tuned = {file.stem: read_json(file) for file in sorted((results / "tuning-classes").glob("*.json"))}
+    tables = {"classes_tuning": tuning_table(tuned, "a_n", 1)} if tuned else {}
+    grid = grids / "classes.yaml"
+    found = read_cells(results / "classes", grid) if grid.exists() else []
     if not found:
-        return {}
+        return tables
     ways = lengths(found)
-    return {
+    return tables | {
         "classes": main_table(found),
-        "classes-detail": detail_table(found, 10 if 10 in ways else ways[-1]),
-        "classes-pairs": pair_table(found),
-        "classes-claims": claims_table(found),
-        "classes-missing": missing(found, load_grid(grid)),
+        "classes_detail": detail_table(found, 10 if 10 in ways else ways[-1]),
+        "classes_pairs": pair_table(found),
+        "classes_claims": claims_table(found),
+        "classes_missing": missing(found, load_grid(grid)),
     }

@@ -97,7 +97,7 @@ class ContinualClassifier:
         return self.results()
 
     def test(self) -> list[int]:
-        """Test pictures told right among all classes seen, no task being told: one count a class, as they were learned."""
+        """Test pictures told right among all classes seen, no task given: a count a class, as they were learned."""
         half, seen = self.data.test, self.model.seen
         places = of_classes(half, seen)
         right = torch.cat([self.model.predict(half.load(p)) == half.labels[p] for p in places.split(128)])

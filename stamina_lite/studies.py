@@ -163,17 +163,18 @@ def by_seed_and_concept(seeds: dict, key: str) -> dict[tuple[str, str], float]:
     }
 
 
-def tuning_table(trials: dict[str, dict]) -> str:
-    """Every trial of a method's settings on tune5, what differed and its A_mmd, and which were chosen."""
+def tuning_table(trials: dict[str, dict], measure: str = "a_mmd", digits: int = 2) -> str:
+    """Every trial of a method's settings, what differed and its measure, and which were chosen."""
 
     def told(options: dict) -> str:
         return ", ".join(f"{key} {value:g}" for key, value in options.items())
 
     lines = []
     for name, found in trials.items():
-        seen = {told(trial["options"]): f"{trial['a_mmd']:.2f}" for trial in found["trials"]}
+        seen = {told(trial["options"]): f"{trial[measure]:.{digits}f}" for trial in found["trials"]}
         lines.append([name, "; ".join(f"{o} → {a}" for o, a in seen.items()), told(found["chosen"])])
-    return table(["method", "trials: what differed → A_mmd", "chosen"], lines)
+    name = {"a_mmd": "A_mmd", "a_n": "A_N"}[measure]
+    return table(["method", f"trials: what differed → {name}", "chosen"], lines)
 
 
 def together_table(report: dict) -> str:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from stamina_lite import cells, claim, claim_figures, studies
+from stamina_lite import cells, claim, claim_figures, class_claim, studies
 from stamina_lite.data import UserError
 from stamina_lite.grid import SEAL, load_grid, results_hash
 
@@ -297,6 +297,8 @@ def test_trials_are_told_with_what_differed_and_what_was_chosen():
     trials = [{"options": {"lr": 0.005, "decay": 1.0}, "a_mmd": 2.345}, {"options": {"lr": 0.01}, "a_mmd": 2.2}]
     found = studies.tuning_table({"lora": {"chosen": {"lr": 0.01}, "trials": [*trials, trials[1]]}})
     assert found.splitlines()[2] == "| lora | lr 0.005, decay 1 → 2.35; lr 0.01 → 2.20 | lr 0.01 |"
+    classes = {"ft": {"chosen": {"lr": 0.01}, "trials": [{"options": {"lr": 0.01}, "a_n": 41.27}]}}
+    assert "→ A_N |" in (found := studies.tuning_table(classes, "a_n", 1)) and "lr 0.01 → 41.3" in found
 
 
 def test_steps_to_a_share_of_the_fall():
@@ -362,7 +364,7 @@ def test_documents_show_what_the_stored_runs_say(document):
     """Every table between marks is recomputed from results/: a number changed by hand fails here."""
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = claim.documents(ROOT / "results", ROOT / "notebooks" / "params")
-    blocks |= studies.blocks(ROOT / "results")
+    blocks |= studies.blocks(ROOT / "results") | class_claim.blocks(ROOT / "results", ROOT / "notebooks" / "params")
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)
     for name, table in shown.items():

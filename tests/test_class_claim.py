@@ -3,13 +3,13 @@
 import pytest
 import torch
 import yaml
+from test_claim import write_cell
 
 from stamina_lite import class_claim as tables
 from stamina_lite import metrics
 from stamina_lite.cells import read_cells
 from stamina_lite.class_sets import class_tasks
 from stamina_lite.grid import load_grid
-from test_claim import write_cell
 
 CLASSES, ROWS = 40, {"ub": {}, "c-lora": {"forget": 1.0}, "coda-p": {}, "stamina": {}}
 

@@ -1,10 +1,11 @@
 """The base model's training goes on where it was killed, and counts on from the training its start has had."""
 
+import numpy as np
 import pytest
 import torch
 from base_models import make_text_encoder, make_tokenizer, make_unet
 from pretrain_diffusion import forget_language, grow, text_share
-from training_state import Run
+from training_state import Run, average_gradients
 
 from stamina_lite import load_base
 from stamina_lite.tokens import random_start
@@ -46,6 +47,27 @@ def test_killed_training_ends_the_same(tmp_path, kill_at):
     for ours, theirs in zip(resumed.average.average, whole.average.average, strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(whole.parameters[0], whole.average.average[0])
+
+
+def share(me, folder):
+    """One of two workers: gradients of its own, averaged and written down."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=me, world_size=2)
+    a, b = torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))
+    a.grad, b.grad = torch.arange(6.0).view(2, 3) * (1 + me), torch.full((4,), 10.0 * me)
+    average_gradients([a, b])
+    np.savez(folder / f"{me}.npz", a=a.grad, b=b.grad)
+    torch.distributed.destroy_process_group()
+
+
+def test_workers_train_on_the_mean_of_their_gradients(tmp_path):
+    torch.multiprocessing.spawn(share, (tmp_path,), nprocs=2)
+    for me in range(2):
+        told = np.load(tmp_path / f"{me}.npz")
+        assert np.array_equal(told["a"], 1.5 * np.arange(6.0).reshape(2, 3)) and np.array_equal(told["b"], [5.0] * 4)
+    alone = torch.nn.Parameter(torch.zeros(2))
+    alone.grad = torch.tensor([1.0, 2.0])
+    average_gradients([alone])
+    assert alone.grad.tolist() == [1.0, 2.0]
 
 
 def test_training_counts_on_from_its_start(tmp_path):
