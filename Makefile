@@ -1,7 +1,9 @@
-# make run: the main job. make test: everything that is checked. Both make .venv first, if it is not there.
+# make run: the main job. make test: everything that is checked, WORKERS tests at a time. Both make .venv first, if it is
+# not there.
 PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.ready
+WORKERS ?= 2
 export TQDM_MININTERVAL = 1
 export HF_HUB_OFFLINE = 1
 
@@ -12,7 +14,7 @@ run: $(STAMP)
 	$(BIN)/stamina-lite report runs/quick --out runs/quick/report.html
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
