@@ -5,7 +5,7 @@ same classes are. Rows are compared run by run of the same seed, in the same dra
 classes only.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,42 @@ from .tables import shown, table
 
 DRAWS = 1000
 C_LORA, STAMINA, CODA = "c-lora", "stamina", "coda-p"
-Measure = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Cells, and of each the measures of MEASURES in every draw: (row, tasks, seed) -> name -> (1 + DRAWS,)."""
+
+    found: list[Found]
+    measures: dict[tuple[str, int, int], dict[str, Tensor | None]]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Numbers of tasks that there are runs of."""
+        return sorted({tasks for _, tasks, _ in self.measures})
+
+    def values(self, row: str, tasks: int, measure: str) -> dict[int, Tensor]:
+        """seed -> the measure in every draw, of a row's runs with so many tasks."""
+        runs = {seed: m[measure] for (name, n, seed), m in self.measures.items() if (name, n) == (row, tasks)}
+        return {seed: drawn for seed, drawn in runs.items() if drawn is not None}
+
+    def number(self, row: str, tasks: int, measure: str) -> Number | None:
+        return number(self.values(row, tasks, measure))
+
+    def less(self, row: str, other: str, tasks: int, measure: str) -> Number | None:
+        """row less other, run by run of the same seed; None where they share none."""
+        mine, theirs = (self.values(name, tasks, measure) for name in (row, other))
+        return number({seed: mine[seed] - theirs[seed] for seed in mine if seed in theirs})
+
+
+def draw(found: list[Found]) -> Drawn:
+    """Classes drawn anew, in all cells the same."""
+    measures = {}
+    for f in found:
+        if f.results:
+            R = accuracies(f.results)
+            measures[f.cell.row, f.cell.way, f.cell.seed] = {name: measure(R) for name, measure in MEASURES.items()}
+    return Drawn(found, measures)
 
 
 def accuracies(results: dict) -> Tensor:
@@ -59,10 +94,7 @@ def learned(R: Tensor) -> Tensor | None:
     return R.diagonal(dim1=1, dim2=2).nanmean(1) if R.shape[1] > 1 else None
 
 
-def values(found: list[Found], row: str, tasks: int, measure: Measure) -> dict[int, Tensor]:
-    """seed -> the measure in every draw, of a row's runs with so many tasks."""
-    runs = {f.cell.seed: measure(accuracies(f.results)) for f in of_row(found, row) if f.cell.way == tasks}
-    return {seed: drawn for seed, drawn in runs.items() if drawn is not None}
+MEASURES = {"a_n": a_n, "f_n": f_n, "learned": learned}
 
 
 def number(runs: dict[int, Tensor]) -> Number | None:
@@ -76,38 +108,28 @@ def number(runs: dict[int, Tensor]) -> Number | None:
     return Number(drawn[:, 0].mean().item(), low, high)
 
 
-def less(found: list[Found], row: str, other: str, tasks: int, measure: Measure) -> Number | None:
-    """row less other, run by run of the same seed; None where they share none."""
-    mine, theirs = (values(found, name, tasks, measure) for name in (row, other))
-    return number({seed: mine[seed] - theirs[seed] for seed in mine if seed in theirs})
-
-
-def lengths(found: list[Found]) -> list[int]:
-    return sorted({f.cell.way for f in found if f.results})
-
-
-def main_table(found: list[Found]) -> str:
+def main_table(drawn: Drawn) -> str:
     """A_N and F_N of every row, for every number of tasks."""
-    ways = lengths(found)
+    ways = drawn.lengths
     head = ["method", "runs", *(f"A_N, {n} tasks" for n in ways), *(f"F_N, {n} tasks" for n in ways)]
     lines = []
-    for row in rows_of(found):
-        runs = " + ".join(str(sum(f.cell.way == n for f in of_row(found, row))) for n in ways)
-        numbers = [number(values(found, row, n, measure)) for measure in (a_n, f_n) for n in ways]
+    for row in rows_of(drawn.found):
+        runs = " + ".join(str(sum(f.cell.way == n for f in of_row(drawn.found, row))) for n in ways)
+        numbers = [drawn.number(row, n, measure) for measure in ("a_n", "f_n") for n in ways]
         lines.append([row, runs, *(shown(v, 1) for v in numbers)])
     return table(head, lines)
 
 
-def detail_table(found: list[Found], tasks: int) -> str:
+def detail_table(drawn: Drawn, tasks: int) -> str:
     """Beside A_N: what was learned, other measures of the same runs, what the masks did, and what it costs."""
     head = ["method", "just learned", "running A", "F_N Chaudhry", "trained %", "stored %", "minutes"]
     head += ["open %", "overlap", "by chance"]
     lines = []
-    for row in rows_of(found):
-        results = [f.results for f in of_row(found, row) if f.cell.way == tasks]
+    for row in rows_of(drawn.found):
+        results = [f.results for f in of_row(drawn.found, row) if f.cell.way == tasks]
         if not results:
             continue
-        cells = [shown(number(values(found, row, tasks, learned)), 1)]
+        cells = [shown(drawn.number(row, tasks, "learned"), 1)]
         for key in ("a_n_running", "f_n_chaudhry"):
             each = [r[key] for r in results if r[key] is not None]
             cells.append(f"{sum(each) / len(each):.1f}" if each else "–")
@@ -128,37 +150,37 @@ PAIRS = ((C_LORA, CODA), (STAMINA, C_LORA), (STAMINA, CODA), (C_LORA, "lora"), (
 PAIRS += ((STAMINA, "ncm"), (STAMINA, "stamina-no-mask"), (STAMINA, "stamina-random-mask"))
 
 
-def pair_table(found: list[Found]) -> str:
+def pair_table(drawn: Drawn) -> str:
     """One row less another: points of A_N (positive is better for the first) and of F_N (negative is)."""
-    ways = lengths(found)
+    ways = drawn.lengths
     head = ["", *(f"A_N, {n} tasks" for n in ways), *(f"F_N, {n} tasks" for n in ways)]
     lines = []
     for row, other in PAIRS:
-        gaps = [less(found, row, other, n, measure) for measure in (a_n, f_n) for n in ways]
+        gaps = [drawn.less(row, other, n, measure) for measure in ("a_n", "f_n") for n in ways]
         if any(gaps):
             lines.append([f"{row} less {other}", *(shown(gap, 1) for gap in gaps)])
     return table(head, lines)
 
 
 CLAIMS = (  # what is said; rows compared; by what; on which side of zero the first less the second should lie
-    ("C-LoRA knows more at the end than CODA-P", C_LORA, CODA, a_n, "above"),
-    ("STAMINA knows more at the end than C-LoRA", STAMINA, C_LORA, a_n, "above"),
-    ("STAMINA forgets less than C-LoRA", STAMINA, C_LORA, f_n, "below"),
-    ("STAMINA's mask helps", STAMINA, "stamina-no-mask", a_n, "above"),
-    ("learning the mask helps", STAMINA, "stamina-random-mask", a_n, "above"),
-    ("STAMINA knows more than a frozen model's nearest class mean", STAMINA, "ncm", a_n, "above"),
+    ("C-LoRA knows more at the end than CODA-P", C_LORA, CODA, "a_n", "above"),
+    ("STAMINA knows more at the end than C-LoRA", STAMINA, C_LORA, "a_n", "above"),
+    ("STAMINA forgets less than C-LoRA", STAMINA, C_LORA, "f_n", "below"),
+    ("STAMINA's mask helps", STAMINA, "stamina-no-mask", "a_n", "above"),
+    ("learning the mask helps", STAMINA, "stamina-random-mask", "a_n", "above"),
+    ("STAMINA knows more than a frozen model's nearest class mean", STAMINA, "ncm", "a_n", "above"),
 )
 
 
-def claims_table(found: list[Found]) -> str:
+def claims_table(drawn: Drawn) -> str:
     """The paper's claims: difference, interval and the verdict of `claim.verdict`, for every number of tasks."""
-    ways = lengths(found)
+    ways = drawn.lengths
     head = ["claim", "what is measured", *(word for n in ways for word in (f"{n} tasks", "verdict"))]
     lines = []
     for said, row, other, measure, side in CLAIMS:
-        gaps = [less(found, row, other, n, measure) for n in ways]
+        gaps = [drawn.less(row, other, n, measure) for n in ways]
         if any(gaps):
-            name = {a_n: "A_N", f_n: "F_N"}[measure]
+            name = {"a_n": "A_N", "f_n": "F_N"}[measure]
             told = [word for gap in gaps for word in (shown(gap, 1), verdict(gap, side))]
             lines.append([said, f"{name} of {row} less {other}", *told])
     return table(head, lines)
@@ -172,11 +194,11 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
     found = read_cells(results / "classes", grid) if grid.exists() else []
     if not found:
         return tables
-    ways = lengths(found)
+    drawn = draw(found)
     return tables | {
-        "classes": main_table(found),
-        "classes_detail": detail_table(found, 10 if 10 in ways else ways[-1]),
-        "classes_pairs": pair_table(found),
-        "classes_claims": claims_table(found),
+        "classes": main_table(drawn),
+        "classes_detail": detail_table(drawn, 10 if 10 in drawn.lengths else drawn.lengths[-1]),
+        "classes_pairs": pair_table(drawn),
+        "classes_claims": claims_table(drawn),
         "classes_missing": missing(found, load_grid(grid)),
     }

@@ -100,9 +100,9 @@ def test_draws_weigh_the_same_classes_in_every_run(found):
 
 
 def test_intervals_are_as_wide_as_classes_and_runs_differ(found):
-    even = tables.number(tables.values(found, "ub", 2, tables.a_n))
+    even = tables.draw(found).number("ub", 2, "a_n")
     assert even.mean == pytest.approx(90) and even.high - even.low < 1e-9, "all classes are alike"
-    spread = tables.number(tables.values(found, "stamina", 2, tables.a_n))
+    spread = tables.draw(found).number("stamina", 2, "a_n")
     assert spread.low < spread.mean < spread.high and 3 < spread.high - spread.low < 15
     steady = torch.full((1 + tables.DRAWS,), 50.0, dtype=torch.float64)
     two = tables.number({0: steady, 1: steady + 10})
@@ -110,25 +110,27 @@ def test_intervals_are_as_wide_as_classes_and_runs_differ(found):
 
 
 def test_rows_are_compared_run_by_run(found):
-    gap = tables.less(found, "c-lora", "coda-p", 4, tables.a_n)
+    drawn = tables.draw(found)
+    gap = drawn.less("c-lora", "coda-p", 4, "a_n")
     assert gap.mean == pytest.approx(30, abs=1) and gap.high - gap.low < 2, "classes are drawn for both at once"
-    assert tables.less(found, "ub", "coda-p", 4, tables.f_n) is None
-    assert len(tables.values(found, "ub", 4, tables.a_n)) == 1
+    assert drawn.less("ub", "coda-p", 4, "f_n") is None
+    assert len(drawn.values("ub", 4, "a_n")) == 1
 
 
 def test_tables_tell_every_row_and_verdicts(found):
-    main = tables.main_table(found).splitlines()
+    drawn = tables.draw(found)
+    main = tables.main_table(drawn).splitlines()
     assert main[0].startswith("| method | runs | A_N, 2 tasks | A_N, 4 tasks | F_N, 2 tasks")
     ub = main[2].split(" | ")
     assert ub[:2] == ["| ub", "1 + 1"] and ub[2].startswith("90.0 [") and ub[4] == "–"
     c_lora = next(line for line in main if "c-lora" in line).split(" | ")
     assert c_lora[1] == "2 + 2" and c_lora[4].startswith("10.0 [")
-    claims = tables.claims_table(found).splitlines()
+    claims = tables.claims_table(drawn).splitlines()
     said = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in claims[2:]}
     assert said["C-LoRA knows more at the end than CODA-P"][3] == "holds"
     assert said["STAMINA knows more at the end than C-LoRA"][3] == "does not hold"
     assert said["STAMINA forgets less than C-LoRA"][5].strip(" |") == "holds"
     assert "STAMINA's mask helps" not in said, "no run without the mask is there"
-    detail = next(line for line in tables.detail_table(found, 4).splitlines() if "stamina" in line).split(" | ")
+    detail = next(line for line in tables.detail_table(drawn, 4).splitlines() if "stamina" in line).split(" | ")
     assert detail[4:] == ["1", "0.5", "2.0", "10", "0.20", "0.10 |"]
-    assert len(tables.pair_table(found).splitlines()) == 2 + 3
+    assert len(tables.pair_table(drawn).splitlines()) == 2 + 3
