@@ -24,7 +24,7 @@ OWN = {  # four combinations each
     "lwf": {"lr": (3e-4, 1e-3), "distill": (1.0, 10.0)},
     "ewc": {"forget": (1e1, 1e3, 1e5, 1e7)},
     **dict.fromkeys(("l2p++", "deep-l2p++", "dualprompt", "coda-p", "lora", "sd-lora"), {"lr": RATES}),
-    # at a rate of 0.001 λ from 0.1 to 100 and sparsity changed A_N by 0.3 points, half and twice the rate by more
+    # first trials of C-LoRA, λ alone: results/tuning-classes/first
     **dict.fromkeys(("c-lora", "stamina"), {"lr": (1e-3, 5e-3), "forget": (1.0, 100.0)}),
     "lora-scaled": {"lr": (1e-3, 5e-3), "decay": (0.25, 1.0)},
     "inflora": {"lr": (1e-3, 5e-3), "threshold": (0.9, 0.98)},
