@@ -87,6 +87,13 @@ def parser() -> Parser:
     p.add_argument("--shuffle", type=at_least(0), default=0, metavar="S", help="mix the order within each kind (0: no)")
     add_run_options(p, classes=True)
 
+    p = verb(export)
+    p.add_argument("folder", metavar="RUN", type=Path, help="a run's folder")
+    p.add_argument("--to", required=True, choices=("diffusers", "lora", "tokens"), help="what it becomes")
+    p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    p.add_argument("--rank", type=at_least(1), metavar="R", help="of the LoRA (as high as the update's own: exact)")
+    p.add_argument("--device", help=DEVICE)
+
     p = verb(report)
     p.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one that holds runs")
     p.add_argument("--out", required=True, metavar="FILE", help="the HTML file")
@@ -191,6 +198,20 @@ def bench_classes(args) -> None:
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.2f}"
         print(f"{name:18s} {value:>7s}   {meaning}")
+
+
+def export(args) -> None:
+    """Write what a run has learned as files that other tools load, and check that they do."""
+    from .bases import load_base
+    from .checkpoint import read_json
+    from .export import export as write
+    from .sequence import open_run
+
+    quiet()
+    base = read_json(args.folder / "run.json").get("base_model", "mini")
+    learner = open_run(args.folder, lambda about: load_base(base, args.device))
+    print(write(learner, args.to, args.out, lambda: load_base(base, args.device), args.rank))
+    print(args.out)
 
 
 def report(args) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
-from . import tokens
+from . import past, tokens
 from .adaptation import Adaptation, Change, withdraw
 from .adapters import Layer, every_weight, layers_of
 from .data import Concept, UserError
@@ -43,6 +43,7 @@ class TextToImage(Drawing):
             self.layers: list[Layer] = every_weight(self.unet) if everywhere else layers_of(self.unet, CROSS_ATTENTION)
         except ValueError as error:
             raise UserError(f"this base cannot be customised: {error}") from None
+        past.take_up(self)
         self.prior: Pictures | None = None  # what the base draws of general words, for methods that train beside it
 
     def learn(

@@ -51,7 +51,7 @@ def mistake(capsys, *argv) -> str:
     return err
 
 
-@pytest.mark.parametrize("verb", [[], ["learn"], ["bench"], ["generate"], ["report"], ["reproduce"]])
+@pytest.mark.parametrize("verb", [[], ["learn"], ["bench"], ["generate"], ["export"], ["report"], ["reproduce"]])
 def test_help_imports_no_torch(verb):
     script = (
         "import sys; from stamina_lite import cli\n"
