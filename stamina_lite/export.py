@@ -1,7 +1,7 @@
 """What a run has learned, in files that other tools load; every file is read back by stock code before it is kept.
 
-`diffusers`: a folder for `StableDiffusionPipeline.from_pretrained`. `lora`: one file for `load_lora_weights`, whose keys
-ComfyUI and A1111 know too. `tokens`: a file a token for `load_textual_inversion`, or their folders of embeddings.
+`diffusers`: a folder for `StableDiffusionPipeline.from_pretrained`. `lora`: one file for `load_lora_weights`, whose
+keys ComfyUI and A1111 know too. `tokens`: a file a token for `load_textual_inversion`, or their folders of embeddings.
 """
 
 import shutil
@@ -40,9 +40,10 @@ class Verified:
 def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable, rank: int | None = None) -> Verified:
     """Write what a learner knows to the new folder `out`; it appears only when stock code has read it back.
 
-    kind: "diffusers", "lora" or "tokens". base(): the pipeline the run began with, anew, that LoRA and tokens are loaded
-    into. rank: of the LoRA; without it the update is exact. Raises UserError where there is nothing to export so, the
-    folder cannot be written, or a rank is asked of another kind.
+    kind: "diffusers", "lora" or "tokens". base(): the pipeline the run began with, anew, that LoRA and tokens are
+    loaded into. rank: of the LoRA; without it the update is exact. Raises UserError where there is nothing to export
+    so, the folder cannot be written, or a rank is asked of another kind; RuntimeError where stock code reads another
+    model.
     """
     if kind not in KINDS:
         raise UserError(f"unknown export {kind}: choose {', '.join(KINDS)}")
@@ -84,7 +85,7 @@ def to_diffusers(learner: ContinualLearner, folder: Path, base: Callable, rank: 
 
 
 def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int | None) -> Verified:
-    """Σ_t ΔW_t of every layer as up @ down, of one rank for all and alpha = rank, so that every loader scales it by 1."""
+    """Σ_t ΔW_t of every layer as up @ down, of one rank and alpha = rank, so that every loader scales it by 1."""
     layers = [layer for layer in learner.model.layers if layer.past.any()]
     if not layers:
         raise UserError(f"{learner.method.name} has changed no weights: export its tokens, --to tokens")
@@ -95,23 +96,22 @@ def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int |
     tensors = {}
     for name, (up, down) in factors.items():
         missing = widest - len(down)
-        key = f"lora_unet_{name.replace('.', '_')}"
+        key = lora_key(name)
         tensors[f"{key}.lora_up.weight"] = torch.nn.functional.pad(up, (0, missing))
         tensors[f"{key}.lora_down.weight"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
         tensors[f"{key}.alpha"] = torch.tensor(float(widest))
     save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / LORA, {"ss_network_dim": str(widest)})
-    left = sum(
-        (layer.past - up @ down).square().sum().item()
-        for layer, (up, down) in zip(layers, factors.values(), strict=True)
-    )
     whole = sum(layer.past.square().sum().item() for layer in layers)
+    told = (up @ down for up, down in factors.values())
+    left = sum((layer.past - kept).square().sum().item() for layer, kept in zip(layers, told, strict=True))
     stock = base()
     load_lora(stock, folder)
     loaded = sum(hasattr(module, "lora_A") for module in stock.unet.modules())
     if loaded != len(layers):
         raise RuntimeError(f"load_lora_weights loaded {loaded} of {len(layers)} layers")
-    told = f"loaded {loaded} of {len(layers)} layers at rank {widest}, {100 * (left / whole) ** 0.5:.2g} % of the update left out"
-    return compare(learner, stock, base(), told, tolerance=None if rank is None else float("inf"), words=False)
+    said = f"loaded {loaded} of {len(layers)} layers at rank {widest}"
+    said += f", {100 * (left / whole) ** 0.5:.2g} % of the update left out"
+    return compare(learner, stock, base(), said, tolerance=None if rank is None else float("inf"), words=False)
 
 
 def to_tokens(learner: ContinualLearner, folder: Path, base: Callable, rank: None) -> Verified:
@@ -138,6 +138,11 @@ def factorise(layer: Layer, rank: int | None) -> tuple[Tensor, Tensor]:
     kept = rank or max(1, int((sizes > 1e-7 * sizes[0]).sum()))
     share = sizes[:kept].sqrt()
     return (u[:, :kept] * share).float(), (share[:, None] * v[:kept]).float()
+
+
+def lora_key(layer: str) -> str:
+    """A U-Net's layer as kohya's scripts name it, and after them ComfyUI, A1111 and diffusers."""
+    return f"lora_unet_{layer.replace('.', '_')}"
 
 
 def load_lora(pipe, folder: Path) -> None:
@@ -189,7 +194,7 @@ def checked(verified: Verified, tolerance: float) -> Verified:
 
 def card(learner: ContinualLearner) -> str:
     """The README.md of an exported folder, as model hubs show it."""
-    names, about = [*learner.model.custom], learner.identity
+    names, about, guidance = [*learner.model.custom], learner.identity, learner.method.settings.guidance
     return "\n".join(
         [
             "---",
@@ -199,17 +204,17 @@ def card(learner: ContinualLearner) -> str:
             "---",
             f"# {len(names)} concepts, learned one after another",
             "",
-            f"By `{about['method']}` of stamina-lite, seed {about['seed']}, from a base of fingerprint {about['base']}.",
+            f"By `{about['method']}` of stamina-lite, seed {about['seed']}, on a base of fingerprint {about['base']}.",
             f"Tokens: {', '.join(f'`{name}`' for name in names)}.",
             "",
             "```python",
             "from diffusers import StableDiffusionPipeline",
             "",
             'pipe = StableDiffusionPipeline.from_pretrained("this folder")',
-            f'pipe("{PROMPT.format(names[-1])}", guidance_scale={learner.method.settings.guidance}).images[0]',
+            f'pipe("{PROMPT.format(names[-1])}", guidance_scale={guidance}).images[0]',
             "```",
             "",
-            "The safety checker is not in it. Use pictures of people who agreed to it, and mark what is generated.",
+            "The safety checker is not in it. Show people who agreed to it only, and mark what is generated.",
             "",
         ]
     )

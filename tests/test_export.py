@@ -1,6 +1,7 @@
 """Exports: what a stock pipeline makes of them, what other tools' keys are, and that nothing is left half-written."""
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from stamina_lite import ContinualLearner, cli, concepts, load_base
 from stamina_lite.data import UserError
 from stamina_lite.drawing import seeded
-from stamina_lite.export import LORA, answers, export
+from stamina_lite.export import LORA, answers, export, lora_key
 from stamina_lite.methods import make_method
 from stamina_lite.past import PAST
 
@@ -65,7 +66,7 @@ def test_a_lower_rank_is_the_nearest_and_says_what_it_leaves_out(stamina, base, 
     told = export(stamina, "lora", tmp_path / "lora", base, rank=3)
     file, left, whole = load_file(tmp_path / "lora" / LORA), 0.0, 0.0
     for layer in stamina.model.layers:
-        key = f"lora_unet_{layer.name.replace('.', '_')}"
+        key = lora_key(layer.name)
         up, down = file[f"{key}.lora_up.weight"], file[f"{key}.lora_down.weight"]
         assert up.shape[1] == len(down) == file[f"{key}.alpha"] == 3
         left += torch.linalg.svdvals(layer.past)[3:].square().sum().item()
@@ -84,6 +85,21 @@ def test_keys_are_those_of_kohyas_scripts(stamina, base, tmp_path):
     assert {*file} == {f"lora_unet_{n.replace('.', '_')}.{part}" for n in names for part in parts} and len(names) == 8
     ranks = {v.shape[1] for k, v in file.items() if k.endswith("up.weight")}
     assert ranks == {v.item() for k, v in file.items() if k.endswith("alpha")} and len(ranks) == 1
+
+
+def test_keys_of_stable_diffusion_are_of_the_form_that_a1111_translates():
+    """Its converter knows attention blocks by lora_unet_(down|up)_blocks_N_attentions_N_ and lora_unet_mid_block_..."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)  # every other number of Stable Diffusion 1 is its default
+    keys = [lora_key(name) for name, _ in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    place = r"((down|up)_blocks_\d_attentions_\d|mid_block_attentions_0)"
+    assert (
+        len(keys)
+        == 32
+        == sum(bool(re.fullmatch(f"lora_unet_{place}_transformer_blocks_0_attn2_to_[kv]", k)) for k in keys)
+    )
 
 
 def test_token_files_give_bit_equal_rows(stamina, base, tmp_path):
