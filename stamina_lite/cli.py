@@ -67,6 +67,10 @@ def parser() -> Parser:
     p.add_argument("-n", type=at_least(1), default=8, help="how many pictures (8)")
     p.add_argument("--seed", type=at_least(0), default=0, help="picture k depends on the seed and k alone (0)")
     p.add_argument("--guidance", type=scale, metavar="W", help="scale of guidance, from 1 (as the run was learned)")
+    p.add_argument("--sampler", choices=("unipc", "dpm++", "ddim"), default="unipc", help="(unipc: the fewest steps)")
+    p.add_argument("--steps", type=at_least(1), default=10, help="of the sampler (10; ddim wants 20 or more)")
+    p.add_argument("--batch", type=at_least(1), default=64, help="pictures at a time (64); they are the same pictures")
+    p.add_argument("--grid", action="store_true", help="all of them in one picture too")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/images/generated)")
     p.add_argument("--device", help=DEVICE)
 
@@ -139,11 +143,11 @@ def generate(args) -> None:
 
     quiet()
     learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini"), args.device))
-    how = {"guidance": args.guidance or learner.method.settings.guidance}
-    pictures = learner.generate(args.prompt, args.n, args.seed, **how)
+    how = {"guidance": args.guidance or learner.method.settings.guidance, "steps": args.steps, "sampler": args.sampler}
+    pictures = learner.generate(args.prompt, args.n, args.seed, batch=args.batch, **how)
     folder = args.out or args.folder / "images" / "generated"
     about = {"prompt": args.prompt, "seed": args.seed, **how, "run": args.folder.resolve().name}
-    for path in save_described(pictures, folder, about):
+    for path in save_described(pictures, folder, about, args.grid):
         print(path)
 
 

@@ -4,11 +4,16 @@ import torch
 from torch import Tensor
 
 from . import tokens
-from .data import check_prompt
+from .data import UserError, check_prompt
 from .pictures import PROMPT
 
 GUIDANCE = 1.5  # scale of classifier-free guidance; the default is that of the embedded base
 DRAWING_STEPS = 10  # of UniPC; on the embedded base as good as twenty of DDIM
+SAMPLERS = {  # name -> class in diffusers
+    "unipc": "UniPCMultistepScheduler",  # Zhao et al. 2023; needs the fewest steps
+    "dpm++": "DPMSolverMultistepScheduler",  # DPM-Solver++, Lu et al. 2022
+    "ddim": "DDIMScheduler",  # Song et al. 2021, deterministic
+}
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -93,22 +98,23 @@ class Drawing:
         steps: int = DRAWING_STEPS,
         guidance: float = GUIDANCE,
         batch: int = 64,
+        sampler: str = "unipc",
     ) -> Tensor:
         """One picture a (prompt, seed) pair, depending on its seed alone: (n, 3, H, W) in [-1, 1], on the CPU.
 
-        Drawn with UniPC (Zhao et al. 2023), whatever scheduler the pipeline has: it needs the fewest steps.
+        sampler: a name of SAMPLERS, whatever scheduler the pipeline has. Raises UserError for another.
         """
         check_prompts(prompts, self.pipe.tokenizer)
-        return self._run(prompts, seeds, steps, guidance, batch, "pt").cpu() * 2 - 1
+        return self._run(prompts, seeds, steps, guidance, batch, sampler, "pt").cpu() * 2 - 1
 
-    def _run(self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, output_type="pt") -> Tensor:
-        from diffusers import UniPCMultistepScheduler
-
+    def _run(
+        self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, sampler="unipc", output_type="pt"
+    ) -> Tensor:
         own = self.pipe.scheduler
         self.pipe.set_progress_bar_config(disable=True)
         out = []
         try:
-            self.pipe.scheduler = UniPCMultistepScheduler.from_config(own.config)
+            self.pipe.scheduler = make_sampler(sampler, own)
             for k in range(0, len(prompts), batch):
                 generators = [torch.Generator().manual_seed(s) for s in seeds[k : k + batch]]
                 pictures = self.pipe(
@@ -119,6 +125,15 @@ class Drawing:
         finally:
             self.pipe.scheduler = own
         return torch.cat(out)
+
+
+def make_sampler(name: str, own):
+    """A sampler with the betas and the prediction type of a pipeline's own scheduler."""
+    import diffusers
+
+    if name not in SAMPLERS:
+        raise UserError(f"unknown sampler {name}: choose {', '.join(SAMPLERS)}")
+    return getattr(diffusers, SAMPLERS[name]).from_config(own.config)
 
 
 def check_prompts(prompts: list[str], tokenizer) -> None:

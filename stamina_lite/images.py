@@ -1,5 +1,6 @@
 """Drawn pictures to and from files."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,17 +36,29 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(x) for x in data]
 
 
-def save_described(pictures, folder: Path, about: dict) -> list[Path]:
-    """PNGs that say in their text chunks what they were drawn from; their paths."""
+def grid(pictures: list[Image.Image], columns: int | None = None) -> Image.Image:
+    """Pictures of one size as one, row by row; as many columns as make it about square."""
+    columns = columns or math.ceil(len(pictures) ** 0.5)
+    width, height = pictures[0].size
+    whole = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
+    for k, picture in enumerate(pictures):
+        whole.paste(picture, (k % columns * width, k // columns * height))
+    return whole
+
+
+def save_described(pictures: list[Image.Image], folder: Path, about: dict, as_grid: bool = False) -> list[Path]:
+    """PNGs that say in their text chunks what they were drawn from; their paths. as_grid: one of all of them too."""
     name = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
+    named = [(f"{k:02d}", picture, {**about, "picture": k}) for k, picture in enumerate(pictures)]
+    named += [("grid", grid(pictures), {**about, "pictures": len(pictures)})] if as_grid else []
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for k, picture in enumerate(pictures):
+        for which, picture, told in named:
             chunks = PngInfo()
-            for key, value in {**about, "picture": k}.items():
+            for key, value in told.items():
                 chunks.add_itxt(key, str(value))
-            paths.append(folder / f"{name}-seed{about['seed']}-{k:02d}.png")
+            paths.append(folder / f"{name}-seed{about['seed']}-{which}.png")
             picture.save(paths[-1], pnginfo=chunks)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None

@@ -99,7 +99,10 @@ class ContinualLearner:
             restore(self.model, load_task(self.home / "tasks" / f"{task:03d}")[0])
 
     def generate(self, prompt: str, n: int = 4, seed: int = 0, **options) -> list[Image.Image]:
-        """n pictures of a prompt; picture k depends on (seed, k) alone. options: steps, guidance (the run's), batch."""
+        """n pictures of a prompt; picture k depends on (seed, k) alone.
+
+        options: steps, guidance (the run's), batch, sampler (a name of `drawing.SAMPLERS`).
+        """
         named = [r["concept"] for r in self.records if f"<{r['concept']}>" in prompt]
         if self.method.alone and len(named) > 1:
             raise UserError(f"{self.method.name} has no model that knows {' and '.join(named)}: name one of them")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -106,6 +107,7 @@ def test_generate_writes_pictures_that_say_what_they_are(run, tmp_path, capsys):
     first, second = (Image.open(p) for p in paths)
     assert first.size == (32, 32)
     said = {"prompt": "a photo of <amber>", "seed": "3", "guidance": str(GUIDANCE), "picture": "0", "run": "run"}
+    said |= {"steps": "10", "sampler": "unipc"}
     assert first.text == said
     assert not np.array_equal(first, second)
     assert cli.main([*argv, str(tmp_path / "b"), "--seed", "3"]) == 0
@@ -113,6 +115,37 @@ def test_generate_writes_pictures_that_say_what_they_are(run, tmp_path, capsys):
     assert cli.main([*argv, str(tmp_path / "c"), "--seed", "3", "--guidance", "9"]) == 0
     guided = Image.open(capsys.readouterr().out.splitlines()[0])
     assert guided.text == said | {"guidance": "9.0"} and not np.array_equal(first, guided)
+
+
+def test_a_grid_holds_all_pictures_and_batches_change_none(run, tmp_path, capsys):
+    argv = ["generate", str(run), "--prompt", "a photo of <amber>", "-n", "3", "--grid", "--out"]
+    drawn = {}
+    for batch in ("1", "3"):
+        assert cli.main([*argv, str(tmp_path / batch), "--batch", batch]) == 0
+        *paths, whole = capsys.readouterr().out.splitlines()
+        pictures = [np.asarray(Image.open(path)) for path in paths]
+        grid = Image.open(whole)
+        assert grid.text["pictures"] == "3" and grid.size == (64, 64)
+        tiles = [np.asarray(grid)[y : y + 32, x : x + 32] for y, x in ((0, 0), (0, 32), (32, 0), (32, 32))]
+        assert all(np.array_equal(tile, picture) for tile, picture in zip(tiles, pictures, strict=False))
+        assert tiles[3].min() == 255 and len(pictures) == 3
+        drawn[batch] = np.stack(pictures).astype(int)
+    assert np.abs(drawn["1"] - drawn["3"]).max() <= 1 < np.abs(drawn["1"][0] - drawn["1"][1]).max()
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
+def test_other_samplers_are_those_of_diffusers(run, tiny_folder, tmp_path, capsys, sampler):
+    argv = ["generate", str(run), "--prompt", "a photo of <amber>", "-n", "1", "--steps", "4", "--out"]
+    assert cli.main([*argv, str(tmp_path / "unipc")]) == 0
+    assert cli.main([*argv, str(tmp_path / sampler), "--sampler", sampler]) == 0
+    usual, other = (Image.open(path) for path in capsys.readouterr().out.splitlines())
+    assert other.text["sampler"] == sampler and not np.array_equal(usual, other)
+    pipe = open_run(run, lambda about: load_base(tiny_folder, "cpu")).pipe
+    kind = {"dpm++": diffusers.DPMSolverMultistepScheduler, "ddim": diffusers.DDIMScheduler}[sampler]
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    options = {"num_inference_steps": 4, "guidance_scale": GUIDANCE, "output_type": "np"}
+    plain = pipe("a photo of <amber>", generator=torch.Generator().manual_seed(0), **options).images[0]
+    assert np.abs(255 * plain - np.asarray(other)).max() < 1.5
 
 
 def test_generate_stands_where_the_run_stopped(run, tiny, tmp_path, capsys):
