@@ -1,5 +1,6 @@
 """Fetch a file that may be large over a line that may break, and unpack an archive that may be hostile."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -7,16 +8,33 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
 BLOCK = 1 << 20
 TRIES, PAUSE = 4, 2.0  # tries in a row that bring nothing new, and seconds between them
+BUSY = (429, 503)  # what a server says that asks to be left alone for a while
+PATIENCE = 600  # seconds that it may ask for
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # it is full
 
 
 class DownloadError(Exception):
     """What went wrong and what to do, in one line."""
+
+
+class Refused(DownloadError):
+    """The server's no, with its code: 404 for what is gone."""
+
+    def __init__(self, url: str, error: urllib.error.HTTPError):
+        later = error.headers.get("Retry-After")
+        super().__init__(
+            f"{url}: the server says {error.code} {error.reason}" + (f" (Retry-After: {later})" if later else "")
+        )
+        self.code = error.code
 
 
 def digest(file: Path, kind: str) -> str:
@@ -28,16 +46,17 @@ def digest(file: Path, kind: str) -> str:
 
 
 def check(file: Path, **wanted: str) -> bool:
-    """Whether a file is there and has the checksum, given as md5=... or sha1=... or sha256=..."""
-    ((kind, value),) = wanted.items()
-    return file.is_file() and digest(file, kind) == value
+    """Whether a file is there and has the checksum, if one is given as md5=... or sha1=... or sha256=..."""
+    return file.is_file() and all(digest(file, kind) == value for kind, value in wanted.items())
 
 
-def download(url: str, file: Path, **wanted: str) -> None:
+def download(url: str, file: Path, headers: dict | None = None, bar: bool = True, **wanted: str) -> None:
     """Bring url to file, unless it is there with its checksum. A part that an earlier try has left is gone on with.
 
-    Raises DownloadError where the server says no, the line stays broken, or the checksum is another; only what has the
-    right checksum is ever called `file`.
+    headers: what is said beside the address, such as a User-Agent. bar: show how far it is. A server that is busy is
+    waited for as long as it asks. Raises DownloadError where it says no, the line stays broken, or the checksum is
+    another, and OSError for the disk; only what has the right checksum, or without one the whole length, is ever called
+    `file`.
     """
     if check(file, **wanted):
         return
@@ -46,13 +65,21 @@ def download(url: str, file: Path, **wanted: str) -> None:
     while failures < TRIES:
         before = part.stat().st_size if part.exists() else 0
         try:
-            transfer(url, part)
+            transfer(url, part, headers or {}, bar)
             break
         except urllib.error.HTTPError as error:
             if error.code == 416:  # there is nothing after what we have
-                break
-            raise DownloadError(f"{url}: the server says {error.code} {error.reason}") from None
-        except (OSError, EOFError) as error:
+                if wanted or error.headers.get("Content-Range") == f"bytes */{before}":
+                    break
+                part.unlink(missing_ok=True)  # it is no part of what is there now
+            elif error.code not in BUSY or (wait := seconds_asked(error)) > PATIENCE:
+                raise Refused(url, error) from None
+            else:
+                time.sleep(wait)
+            failures, reason = failures + 1, error
+        except (OSError, EOFError, HTTPException) as error:
+            if isinstance(error, OSError) and (error.filename or error.errno in DISK):  # not the line's fault
+                raise
             failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
             reason = error
             time.sleep(PAUSE)
@@ -64,23 +91,37 @@ def download(url: str, file: Path, **wanted: str) -> None:
     os.replace(part, file)
 
 
-def transfer(url: str, part: Path) -> None:
+def seconds_asked(error: urllib.error.HTTPError) -> float:
+    """How long a busy server wants to be left alone: its Retry-After, a number or a date, or else PAUSE."""
+    asked = error.headers.get("Retry-After", "")
+    if asked.strip().isdecimal():
+        return float(asked)
+    try:
+        until = parsedate_to_datetime(asked)
+    except ValueError:
+        return PAUSE
+    until = until if until.tzinfo else until.replace(tzinfo=timezone.utc)
+    return max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
+
+
+def transfer(url: str, part: Path, headers: dict, bar: bool) -> None:
     """Append to `part` what it lacks of url; EOFError where the line broke before the end."""
     start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    request = urllib.request.Request(url, headers={**headers, **({"Range": f"bytes={start}-"} if start else {})})
     with urllib.request.urlopen(request, timeout=60) as answer:
         if start and answer.status != 206:  # a server that cannot go on sends all anew
             start = 0
         size = int(answer.headers.get("Content-Length", 0))
+        shown = {} if bar else {"disable": True}  # where it is not said, TQDM_DISABLE decides
         with (
             open(part, "ab" if start else "wb") as out,
-            tqdm(total=start + size or None, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar,
+            tqdm(total=start + size or None, initial=start, unit="B", unit_scale=True, desc=part.stem, **shown) as told,
         ):
             while block := answer.read(BLOCK):
                 out.write(block)
-                bar.update(len(block))
-            if size and bar.n < start + size:
-                raise EOFError(f"{bar.n} of {start + size} bytes came")
+                told.update(len(block))
+            if size and out.tell() < start + size:
+                raise EOFError(f"{out.tell()} of {start + size} bytes came")
 
 
 def unpack(archive: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ import struct
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from torch import Tensor
 
 ASSETS = Path(__file__).parent / "assets" / "concepts"
 SETS = ("mini50", "people25", "falls25", "mini10", "tune5")
+REAL = "celeba-landmarks50"
+HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # of it: folder -> what builds it
 ORDERS = ("alternate", "people first", "waterfalls first")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 MOST_PIXELS = 500_000_000  # decoded, a picture takes up to 4 bytes a pixel
@@ -52,12 +55,17 @@ class Concept:
         return torch.stack([read_image(path, size) for path in self.references])
 
 
-def concepts(source: str | Path, order: str = "alternate", count: int | None = None, shuffle: int = 0) -> list[Concept]:
+def concepts(
+    source: str | Path, order: str = "alternate", count: int | None = None, shuffle: int = 0,
+    data: str | Path | None = None,
+) -> list[Concept]:  # fmt: skip
     """The concepts of an embedded set (a name of SETS) or of a user's folder, in the order in which they are learned.
+
+    The real set of the papers, REAL, is read from the folder `data`, which scripts in data_scripts fill.
 
     A user's folder has one sub-folder of pictures a concept, taken in the order of their names; or it has pictures
     itself and is one concept. A folder of the same shape beside it, FOLDER-references, holds pictures to measure with;
-    without it the training pictures serve for both. `order` is for the embedded sets; `count` keeps the first so many.
+    without it the training pictures serve for both. `order` is for the named sets; `count` keeps the first so many.
     shuffle: a seed by which people change places with people and waterfalls with waterfalls (of a user's folder, any
     with any); 0 leaves them as they are.
 
@@ -65,7 +73,11 @@ def concepts(source: str | Path, order: str = "alternate", count: int | None = N
     """
     if order not in ORDERS:
         raise UserError(f"unknown order {order!r}: choose {', '.join(ORDERS)}")
-    if source in SETS:
+    if source == REAL:
+        found = real(data, order, shuffle)
+    elif data is not None:
+        raise UserError(f"{source} is no set that is read from a folder: leave --data out")
+    elif source in SETS:
         found = embedded(source, order, shuffle)
     elif order != "alternate":
         raise UserError(f"order {order!r} is for embedded sets only: leave it out, folders are taken by name")
@@ -92,6 +104,22 @@ def embedded(name: str, order: str, shuffle: int = 0) -> list[Concept]:
         names = sorted(names, key=lambda n: entries[n]["kind"] != first)  # stable: each kind keeps its order
     folders = [[ASSETS / entries[n][use]["folder"] for use in ("train", "references")] for n in names]
     return [Concept(n, pictures(train), pictures(more)) for n, (train, more) in zip(names, folders, strict=True)]
+
+
+def real(data: str | Path | None, order: str, shuffle: int = 0) -> list[Concept]:
+    """REAL from its folder: people and waterfalls in turn, what one half has more at the end; as `embedded` else."""
+    if data is None:
+        raise UserError(f"{REAL} is read from a folder: give --data DIR, filled by data_scripts/celeba_hq.py")
+    for half, script in HALVES.items():
+        if not (Path(data) / half).is_dir():
+            raise UserError(f"{Path(data) / half} is missing: python data_scripts/{script} builds it")
+    people, falls = (from_folder(Path(data) / half) for half in HALVES)
+    if shuffle:
+        people, falls = (random.Random(shuffle).sample(half, len(half)) for half in (people, falls))
+    pairs = [c for pair in zip_longest(people, falls) for c in pair if c]
+    found = {"people first": people + falls, "waterfalls first": falls + people}.get(order, pairs)
+    refuse_same_names(found, Path(data))
+    return found
 
 
 def from_folder(folder: Path) -> list[Concept]:
