@@ -61,7 +61,8 @@ def concepts(
 ) -> list[Concept]:  # fmt: skip
     """The concepts of an embedded set (a name of SETS) or of a user's folder, in the order in which they are learned.
 
-    The real set of the papers, REAL, is read from the folder `data`, which scripts in data_scripts fill.
+    The real set of the papers, REAL, is read from the folder `data`, which scripts in data_scripts fill; that folder
+    itself may be named instead.
 
     A user's folder has one sub-folder of pictures a concept, taken in the order of their names; or it has pictures
     itself and is one concept. A folder of the same shape beside it, FOLDER-references, holds pictures to measure with;
@@ -73,6 +74,8 @@ def concepts(
     """
     if order not in ORDERS:
         raise UserError(f"unknown order {order!r}: choose {', '.join(ORDERS)}")
+    if data is None and all((Path(source) / half).is_dir() for half in HALVES):
+        source, data = REAL, source
     if source == REAL:
         found = real(data, order, shuffle)
     elif data is not None:

@@ -572,6 +572,7 @@ def test_the_real_set_is_ordered_like_the_embedded_ones(halves):
     kinds = ["celeb", "waterfall"] * 3 + ["celeb"]
     assert mixed != names() and sorted(mixed) == people + falls and [n.split("-")[0] for n in mixed] == kinds
     assert names("people first", None, 3) == sorted(mixed, key=lambda n: n[0] != "c")
+    assert concepts(halves) == concepts("celeba-landmarks50", data=halves), "or named by its folder, as in notebooks"
     for concept in concepts("celeba-landmarks50", data=halves):
         assert len(concept.images) == len(concept.references) == 2
         assert {f.parents[1].name for f in concept.references} <= {"celebs25-references", "waterfalls25-references"}
