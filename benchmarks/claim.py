@@ -2,12 +2,13 @@
 
     stamina-lite reproduce claim50 --out runs/claim50
     stamina-lite reproduce claim10 --out runs/claim10 --workers 2
-    python benchmarks/claim.py runs/claim50 runs/claim10
+    stamina-lite reproduce classes --out runs/classes --workers 2
+    python benchmarks/claim.py runs/claim50 runs/claim10 runs/classes
 
-A folder of runs has its grid's name. Of every cell run.json, results.json and its seal are stored in results/; of the
-first seed in the set's own order a few pictures of an early, a middle and a late person and waterfall. Then every table
-between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written anew. Without runs, tables and figures are made anew
-from what is stored.
+A folder of runs has its grid's name. Of every cell run.json, results.json and its seal are stored in results/; of
+concepts, the first seed in the set's own order, a few pictures of an early, a middle and a late person and waterfall.
+Then every table between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written anew. Without runs, tables and
+figures are made anew from what is stored.
 """
 
 import argparse
@@ -18,17 +19,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from stamina_lite import cells, claim, claim_figures, concepts, plots, studies
+from stamina_lite import cells, claim, claim_figures, class_claim, class_plots, concepts, plots, studies
 from stamina_lite.grid import SEAL
 from stamina_lite.images import learned_from
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
-LARGE, SMALL = "claim50", "claim10"
+LARGE, SMALL, CLASSES = "claim50", "claim10", "classes"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
-KEPT = {LARGE: 4, SMALL: 2}  # pictures of a concept and stage, of those that come from the same noise
+SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
+KEPT = {LARGE: 4, SMALL: 2, CLASSES: 0}  # pictures of a concept and stage, of those that come from the same noise
 
 
 def store(cell: Path, to: Path, kept: int) -> None:
@@ -87,21 +89,29 @@ def figures_of_claim(found: list[cells.Found], home: Path) -> None:
             save(sheet, home / f"sheet-{f.cell.row}.png", 80)
 
 
+def figures_of_classes(found: list[cells.Found], home: Path) -> None:
+    """Of the runs in ten tasks."""
+    ten = [f for f in found if f.cell.way == 10]
+    for draw in (class_plots.accuracy_curves, class_plots.learned_and_kept):
+        save(draw(by_row(ten, SHOWN_CLASSES)), home / f"{draw.__name__}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path, nargs="*", help="folders of `stamina-lite reproduce`, named as their grid")
     args = parser.parse_args()
     for runs in args.runs:
         if runs.name not in KEPT:
-            parser.error(f"{runs} is named after no grid: expected {' or '.join(KEPT)}")
+            parser.error(f"{runs} is named after no grid: expected {', '.join(KEPT)}")
         for seal in sorted(runs.glob(f"*/{SEAL}")):
             store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
     found = {name: cells.read_cells(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
-    blocks = claim.documents(RESULTS, GRIDS) | studies.blocks(RESULTS)
+    blocks = claim.documents(RESULTS, GRIDS) | studies.blocks(RESULTS) | class_claim.blocks(RESULTS, GRIDS)
     for name in DOCUMENTS:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")
     figures_of_claim(found[LARGE], RESULTS / LARGE)
+    figures_of_classes(found[CLASSES], RESULTS / CLASSES)
     every = claim_figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], learned_from(concepts("mini10"), 2))
     save(every, RESULTS / SMALL / "gallery.png", 50)
 

@@ -21,7 +21,7 @@ class ClassSettings(AdapterSettings):
     epochs: int = 5
     batch: int = 32
     lr: float = 1e-3  # what changes inside: adapters, weights, or prompts
-    lr_head: float = 1e-2
+    lr_head: float = 5e-3
     distill: float = 1.0  # weight of LwF's loss on past classes
     threshold: float = 0.98  # InfLoRA: share of the past inputs that the protected subspace holds
 
@@ -166,29 +166,31 @@ class SDLoRA(Method):
             memory["alpha"] = torch.cat([own.alpha.detach(), size[None]])
 
 
-# name -> class, and the settings it starts from: first guesses [ours], until benchmarks/tune_classes.py has chosen
+PLAIN = {"lr_head": 2.5e-3, "forget": 100.0}  # STAMINA's settings but for its mask; of its ablations too
+MASKED = {**PLAIN, "sparse": 0.1}
+# name -> class, and the settings it starts from: highest A_N on the tuning classes, results/tuning-classes
 CLASS_METHODS: dict[str, tuple[type[Method], dict]] = {
-    "ub": (Joint, {"lr": 3e-4}),
-    "ft": (FineTuning, {"lr": 3e-4}),
-    "ft++": (FineTuningLocal, {"lr": 3e-4}),
-    "lwf": (LearningWithoutForgetting, {"lr": 3e-4}),
-    "ewc": (ElasticWeightConsolidation, {"lr": 3e-4, "forget": 100.0}),
-    "l2p++": (prompts.L2P, {}),
-    "deep-l2p++": (prompts.DeepL2P, {}),
-    "dualprompt": (prompts.DualPrompt, {}),
-    "coda-p": (prompts.CODAPrompt, {}),
-    "lora": (methods.LoRA, {}),
-    "c-lora": (methods.CLoRA, {"forget": 1.0}),
-    "stamina": (methods.Stamina, {"forget": 1.0, "sparse": 0.1}),
-    "stamina-no-mask": (methods.StaminaNoMask, {"forget": 1.0}),
-    "stamina-no-forget": (methods.StaminaNoForget, {"sparse": 0.1}),
-    "stamina-no-sparsity": (methods.StaminaNoSparsity, {"forget": 1.0}),
-    "stamina-soft-mask": (methods.StaminaSoftMask, {"forget": 1.0, "sparse": 0.1, "hard": False}),
-    "stamina-factor-mask": (methods.StaminaFactorMask, {"forget": 1.0, "sparse": 0.1, "mask": "factors"}),
-    "stamina-free-mask": (methods.StaminaFreeMask, {"forget": 1.0, "sparse": 0.1, "mask": "free"}),
-    "stamina-random-mask": (methods.StaminaRandomMask, {"forget": 1.0, "mask": "random"}),
-    "lora-scaled": (methods.LoRAScaled, {"decay": 0.25}),
-    "inflora": (InfLoRA, {}),
+    "ub": (Joint, {"lr": 1e-4, "lr_head": 2.5e-3}),
+    "ft": (FineTuning, {"lr": 3e-5, "lr_head": 1e-2}),
+    "ft++": (FineTuningLocal, {"lr": 3e-5}),
+    "lwf": (LearningWithoutForgetting, {"lr": 1e-4, "distill": 10.0}),
+    "ewc": (ElasticWeightConsolidation, {"lr": 1.5e-4, "forget": 1000.0}),
+    "l2p++": (prompts.L2P, {"lr": 1e-2}),
+    "deep-l2p++": (prompts.DeepL2P, {"lr": 1e-2, "lr_head": 1e-2}),
+    "dualprompt": (prompts.DualPrompt, {"lr": 1e-2, "lr_head": 2.5e-3}),
+    "coda-p": (prompts.CODAPrompt, {"lr": 3e-3}),
+    "lora": (methods.LoRA, {"lr_head": 1e-2}),
+    "c-lora": (methods.CLoRA, {"lr_head": 1e-2, "forget": 100.0}),
+    "stamina": (methods.Stamina, MASKED),
+    "stamina-no-mask": (methods.StaminaNoMask, PLAIN),
+    "stamina-no-forget": (methods.StaminaNoForget, {**MASKED, "forget": 0.0}),
+    "stamina-no-sparsity": (methods.StaminaNoSparsity, {**MASKED, "sparse": 0.0}),
+    "stamina-soft-mask": (methods.StaminaSoftMask, {**MASKED, "hard": False}),
+    "stamina-factor-mask": (methods.StaminaFactorMask, {**MASKED, "mask": "factors"}),
+    "stamina-free-mask": (methods.StaminaFreeMask, {**MASKED, "mask": "free"}),
+    "stamina-random-mask": (methods.StaminaRandomMask, {**PLAIN, "mask": "random", "density": 0.41}),
+    "lora-scaled": (methods.LoRAScaled, {"lr_head": 2.5e-3, "decay": 1.0}),
+    "inflora": (InfLoRA, {"threshold": 0.9}),
     "sd-lora": (SDLoRA, {}),
     "ncm": (NearestClassMean, {}),
 }

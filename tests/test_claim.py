@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from stamina_lite import cells, claim, claim_figures, studies
+from stamina_lite import cells, claim, claim_figures, class_claim, studies
 from stamina_lite.data import UserError
 from stamina_lite.grid import SEAL, load_grid, results_hash
 
@@ -365,6 +365,7 @@ def test_documents_show_what_the_stored_runs_say(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = claim.documents(ROOT / "results", ROOT / "notebooks" / "params")
     blocks |= studies.blocks(ROOT / "results")
+    blocks |= class_claim.blocks(ROOT / "results", ROOT / "notebooks" / "params")
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)
     for name, table in shown.items():

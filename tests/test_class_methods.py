@@ -1,5 +1,7 @@
 import copy
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from stamina_lite.class_methods import CLASS_METHODS, ClassSettings, make_class_
 from stamina_lite.class_sets import task_pictures
 from stamina_lite.classification import Classifier
 from stamina_lite.data import UserError
+from stamina_lite.grid import load_grid
 from stamina_lite.subspaces import grow, input_covariances, leading
 
 FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "drawn": 6, "lr": 0.01}
@@ -158,3 +161,39 @@ def test_sd_lora_is_a_sum_of_directions_with_magnitudes(vit, patches):
     assert torch.allclose(layer.past, (alpha[:, None, None] * directions).sum(0), atol=1e-5)
     assert torch.equal(A[0], first["A"][0]) and torch.equal(B[0], first["B"][0])
     assert abs(alpha[0] - first["alpha"][0]) > 1e-4
+
+
+ROOT = Path(__file__).parents[1]
+TUNING = {file.stem: json.loads(file.read_text()) for file in (ROOT / "results" / "tuning-classes").glob("*.json")}
+
+
+def test_every_method_with_settings_of_its_own_was_tuned():
+    ablations = {name for name in CLASS_METHODS if name.startswith("stamina-")}
+    assert {*TUNING} == {*CLASS_METHODS} - ablations - {"ncm"}
+
+
+@pytest.mark.parametrize("name", [*CLASS_METHODS])
+def test_a_class_method_starts_from_what_was_chosen_for_it(name):
+    """Ablations have STAMINA's settings, but for what they leave out."""
+    settings = make_class_method(name).settings.as_dict()
+    if name in TUNING:
+        found = TUNING[name]
+        chosen = next(trial for trial in found["trials"] if trial["options"] == found["chosen"])
+        assert chosen["a_n"] == max(trial["a_n"] for trial in found["trials"]) and len(found["trials"]) == 6
+        assert settings == chosen["settings"]
+    elif name != "ncm":
+        own = {key for key, value in make_class_method("stamina").settings.as_dict().items() if settings[key] != value}
+        assert own <= {"forget", "sparse", "mask", "hard", "density"}
+
+
+def test_the_grid_runs_every_class_method_from_what_was_chosen():
+    cells = load_grid(ROOT / "notebooks" / "params" / "classes.yaml")
+    assert {cell.row for cell in cells} == {*CLASS_METHODS}
+    assert {(cell.way, cell.seed) for cell in cells if cell.row == "stamina"} == {
+        (tasks, seed) for tasks in (5, 10, 20) for seed in range(5)
+    }
+    for cell in cells:
+        method, settings = cell.method()
+        assert (
+            method == cell.row and make_class_method(method, **settings).settings == make_class_method(method).settings
+        )
