@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
-from . import past, tokens
+from . import parallel, past, tokens
 from .adaptation import Adaptation, Change, withdraw
 from .adapters import Layer, every_weight, layers_of
 from .data import Concept, UserError
@@ -102,36 +102,43 @@ class TextToImage(Drawing):
         groups += [{"params": factors, "lr": s.lr}] if factors else []
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         captions = self.tokenize([*own.captions, *(beside.captions if beside else ())])
+        batches = [s.batch, *([max(1, s.batch // 2)] if beside else [])]
+        mine, n = parallel.share(*batches), s.batch // parallel.count()
         log = []
         for step in range(s.steps):
             x, told = own.pick(s.batch, draw)
             if beside:
-                more, said = beside.pick(max(1, s.batch // 2), draw)
+                more, said = beside.pick(batches[1], draw)
                 x, told = torch.cat([x, more]), torch.cat([told, said + len(own.captions)])
             adaptation.draw(step / s.steps, draw)
-            errors = self.errors(x, captions, told, draw)
-            diffusion = errors[: s.batch].mean()
+            errors = self.errors(x, captions, told, draw, mine)
+            diffusion = errors[:n].mean()
             penalties = adaptation.penalties()
-            penalties += [s.prior * errors[s.batch :].mean()] if beside else []
+            penalties += [s.prior * errors[n:].mean()] if beside else []
             loss = diffusion + torch.stack(penalties).sum() if penalties else diffusion
             optimizer.zero_grad()
             loss.backward()
+            losses = torch.stack([loss, diffusion]).detach()
+            parallel.average([losses, *(p.grad for group in groups for p in group["params"] if p.grad is not None)])
             optimizer.step()
-            numbers = {"loss": loss.item(), "diffusion": diffusion.item()}
+            numbers = dict(zip(("loss", "diffusion"), losses.tolist(), strict=True))
             log.append({"step": step, **numbers})
             if on_step:
                 on_step(step, numbers)
         return log
 
-    def errors(self, x: Tensor, captions: Tensor, told: Tensor, generator: torch.Generator) -> Tensor:
-        """L_diff of every picture at a random time and noise: (n,).
+    def errors(
+        self, x: Tensor, captions: Tensor, told: Tensor, generator: torch.Generator, mine: slice = slice(None)
+    ) -> Tensor:
+        """L_diff of every picture at a random time and noise, of those that are `mine`: (n,).
 
         x: (n, C, h, w); captions: (m, positions) token ids; told: (n,), which one a picture is told of. A caption is
-        encoded once, however many pictures it is told of.
+        encoded once, however many pictures it is told of. Time and noise are drawn for all.
         """
         scheduler = self.pipe.scheduler
         noise = torch.randn(x.shape, generator=generator).to(x)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(x),), generator=generator).to(x.device)
+        x, told, noise, t = x[mine], told[mine], noise[mine], t[mine]
         distinct, which = told.to(captions.device).unique(return_inverse=True)
         words = self.text(captions[distinct])[0][which]
         noisy = scheduler.add_noise(x, noise, t).to(self.unet.dtype)

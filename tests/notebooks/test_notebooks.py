@@ -18,7 +18,7 @@ from stamina_lite.bases import EMBEDDED
 
 HOME = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
-GRIDS = [HOME / "params" / f"{name}.yaml" for name in ("claim10", "claim50")]
+GRIDS = [HOME / "params" / f"{name}.yaml" for name in ("claim10", "claim50", "classes")]
 PRESETS = sorted(set((HOME / "params").glob("*.yaml")) - set(GRIDS))
 PARAMETER = re.compile(r"([A-Z][A-Z_]*) = (.+?)  # (str|int|float|bool|list): \S.*")
 COMMON = {"BASE", "SEED", "DEVICE", "OUT"}
@@ -50,8 +50,8 @@ def defaults(file):
     }
 
 
-def test_there_are_eight():
-    assert [f.name[:2] for f in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06", "07"]
+def test_there_are_nine():
+    assert [f.name[:2] for f in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06", "07", "08"]
 
 
 @each
@@ -187,7 +187,7 @@ def test_stored_outputs_are_small_and_name_no_machine(file):
 
 
 def test_they_run(tmp_path):
-    """All eight with a few steps, in a kernel each; cells tagged nbval-check-output must print what is stored."""
+    """All nine with a few steps, in a kernel each; cells tagged nbval-check-output must print what is stored."""
     if not EMBEDDED["mini"].is_dir():
         pytest.skip("the embedded base stamina_lite/assets/mini is not there")
     small = {"STAMINA_LITE_NOTEBOOK_STEPS": "2", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
