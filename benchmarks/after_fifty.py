@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from stamina_lite import ContinualLearner, concepts, load_base, make_method, metrics
+from stamina_lite import ContinualLearner, concepts, make_method, metrics
+from stamina_lite.bases import load_recorded
 from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
@@ -75,7 +76,7 @@ def main() -> None:
         there = report["rows"].setdefault(name, {})
         for when in ("early", "late"):
             if when not in there:
-                learner = open_run(run, lambda about: load_base(), tasks=0 if when == "early" else None)
+                learner = open_run(run, load_recorded, tasks=0 if when == "early" else None)
                 learner.method = make_method(about["method"], **settings)
                 there[when] = learn_five(learner, args.pictures, extractor)
                 write_json(args.out, report)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from stamina_lite import concepts, load_base, metrics, studies, tokens
+from stamina_lite import concepts, metrics, studies, tokens
+from stamina_lite.bases import load_recorded
 from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.drawing import seeded
 from stamina_lite.evaluation import picture_seed, reference_features
@@ -31,7 +32,7 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     about = read_json(run / "run.json")
     order = concepts(about["set"], about["order"].replace("-", " "), shuffle=about["shuffle"])
     concept = order[task - 1]
-    learner = open_run(run, lambda about: load_base(), tasks=task - 1)
+    learner = open_run(run, load_recorded, tasks=task - 1)
     real = reference_features(concept, extractor, learner.model.size)
     seeds = [picture_seed(about["seed"], concept.name, k) for k in range(n)]
     found = []

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from stamina_lite import concepts, load_base
+from stamina_lite import concepts
+from stamina_lite.bases import load_recorded
 from stamina_lite.images import to_pil
 from stamina_lite.sequence import open_run
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    learner = open_run(args.run, lambda about: load_base(about.get("base_model", "mini")))
+    learner = open_run(args.run, load_recorded)
     learned = {record["concept"] for record in learner.records}
     rows = []
     for concept in (c for c in concepts(args.set) if c.name in learned):

@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from stamina_lite import concepts, load_base, metrics, plots
+from stamina_lite import concepts, metrics, plots
+from stamina_lite.bases import load_recorded
 from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.composition import Pair, detect, pasted
 from stamina_lite.data import UserError
@@ -77,7 +78,7 @@ def main() -> None:
             continue
         run, drawn = args.runs / f"{row}.alternate.0", {}
         check_seal(run)
-        learner = open_run(run, lambda about: load_base())
+        learner = open_run(run, load_recorded)
 
         def draw(pair, learner=learner, drawn=drawn):
             seeds = [picture_seed(0, pair.prompt, k) for k in range(args.pictures)]

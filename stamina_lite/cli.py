@@ -13,6 +13,11 @@ from pathlib import Path
 
 from .options import DEVICE, add_run_options, at_least, given_settings, scale
 
+OUT_OF_MEMORY = (
+    "out of GPU memory: make room and give the same command, a run goes on from its last finished task; "
+    "or lower --batch with another --out (when drawing, -n), or give --device cpu"
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
@@ -33,6 +38,13 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(error, UserError):
             raise
         print("stamina-lite:", *str(error).split(), file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        from torch import OutOfMemoryError
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        print(f"stamina-lite: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
 
 
@@ -78,11 +90,12 @@ def parser() -> Parser:
     p.add_argument(
         "set",
         metavar="SET",
-        help="mini50, people25, falls25, mini10, tune5, or a folder of concepts; renditions, tuning, imagenet-r",
+        help="mini50, people25, falls25, mini10, tune5, celeba-landmarks50, or a folder of concepts; "
+        "renditions, tuning, imagenet-r",
     )
     p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N concepts, or classes")
     p.add_argument("--tasks", type=at_least(1), default=10, metavar="N", help="classes: how many tasks they make (10)")
-    p.add_argument("--data", type=Path, metavar="DIR", help="imagenet-r: the folder of data_scripts/imagenet_r.py")
+    p.add_argument("--data", type=Path, metavar="DIR", help="celeba-landmarks50, imagenet-r: filled by data_scripts")
     p.add_argument(
         "--stages", type=at_least(1), nargs="+", default=[], metavar="N", help="measure after N concepts too"
     )
@@ -137,12 +150,12 @@ def learn(args) -> None:
 
 def generate(args) -> None:
     """Draw pictures of a prompt with what a run has learned."""
-    from .bases import load_base
+    from .bases import load_recorded
     from .images import save_described
     from .sequence import open_run
 
     quiet()
-    learner = open_run(args.folder, lambda there: load_base(there.get("base_model", "mini"), args.device))
+    learner = open_run(args.folder, lambda there: load_recorded(there, args.device))
     how = {"guidance": args.guidance or learner.method.settings.guidance, "steps": args.steps, "sampler": args.sampler}
     pictures = learner.generate(args.prompt, args.n, args.seed, batch=args.batch, **how)
     folder = args.out or args.folder / "images" / "generated"
@@ -170,7 +183,7 @@ def bench_concepts(args) -> None:
     from .sequence import run_sequence
 
     settings = checked_settings(args)
-    found = concepts(args.set, args.order.replace("-", " "), args.concepts, args.shuffle)
+    found = concepts(args.set, args.order.replace("-", " "), args.concepts, args.shuffle, args.data)
     about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": args.order, "pictures": args.pictures}
     about |= {"shuffle": args.shuffle, "stages": args.stages}
     learner = open_learner(args, found, settings, about)
@@ -190,8 +203,11 @@ def bench_classes(args) -> None:
     from .class_methods import make_class_method
     from .class_sequence import MEASURES, ContinualClassifier
     from .class_sets import class_set
+    from .data import UserError
 
     settings = given_settings(args)
+    if args.base_config:
+        raise UserError("--base-config is for concepts: a ViT has its own configuration, leave it out")
     make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
     base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")
     vit = load_backbone(base, args.device)
@@ -206,15 +222,15 @@ def bench_classes(args) -> None:
 
 def export(args) -> None:
     """Write what a run has learned as files that other tools load, and check that they do."""
-    from .bases import load_base
+    from .bases import load_recorded
     from .checkpoint import read_json
     from .export import export as write
     from .sequence import open_run
 
     quiet()
-    base = read_json(args.folder / "run.json").get("base_model", "mini")
-    learner = open_run(args.folder, lambda about: load_base(base, args.device))
-    print(write(learner, args.to, args.out, lambda: load_base(base, args.device), args.rank))
+    about = read_json(args.folder / "run.json")
+    learner = open_run(args.folder, lambda _: load_recorded(about, args.device))
+    print(write(learner, args.to, args.out, lambda: load_recorded(about, args.device), args.rank))
     print(args.out)
 
 
@@ -283,16 +299,22 @@ def checked_settings(args) -> dict:
 
 def open_learner(args, found, settings: dict, about: dict):
     """The learner of a run, new or gone on with; nothing is written before base, device and tokens are checked."""
-    from .bases import load_base
+    from . import parallel
+    from .bases import load_base, precision_of, resolve
+    from .checkpoint import read_json
     from .data import check_tokens
     from .sequence import ContinualLearner
 
     quiet()
-    base = args.base or "mini"
-    pipe = load_base(base, args.device)
+    device = parallel.start()
+    if not parallel.first():  # one of several processes speaks
+        sys.stdout = open(os.devnull, "w")
+    run = Path(args.out) / "run.json"
+    before = read_json(run) if run.is_file() else None
+    base = resolve(args.base or "mini", args.base_config, before)
+    pipe = load_base(base, args.device or device, precision_of(before) if before else None)
     check_tokens(found, pipe.tokenizer)
-    base = str(Path(base).resolve()) if Path(base).is_dir() else base
-    return ContinualLearner(pipe, args.method, args.seed, args.out, {"base_model": base, **about}, **settings)
+    return ContinualLearner(pipe, args.method, args.seed, args.out, {**base.record(), **about}, **settings)
 
 
 def quiet() -> None:

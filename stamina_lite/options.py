@@ -33,13 +33,15 @@ OF_CLASSES = {
     "threshold": (float, "share of past inputs that is protected (inflora)"),
 }
 DEVICE = "cpu or cuda (cuda where there is one)"
+BASE = "Stable Diffusion 1.x or 2.x: mini, a diffusers folder, a FILE.safetensors, or owner/name[@REVISION] (mini)"
 
 
 def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     """What learn and bench have in common; classes: settings of the classification half too."""
     p.add_argument("--method", required=True, help="see `stamina-lite methods`")
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder; a run that is there goes on")
-    p.add_argument("--base", help="mini, a folder, or a hub id (mini; of imagenet-r a ViT-B/16 from timm's hub)")
+    p.add_argument("--base", help=BASE + ("; classes: mini, a folder, or a timm model name" if classes else ""))
+    p.add_argument("--base-config", metavar="DIR", help="of a FILE.safetensors: a diffusers folder of the same kind")
     p.add_argument("--seed", type=at_least(0), default=0, help="(0)")
     p.add_argument("--device", help=DEVICE)
     group = p.add_argument_group("settings", "what is not given keeps the method's default, see `stamina-lite methods`")

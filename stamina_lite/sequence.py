@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from . import adaptation
+from . import adaptation, parallel
 from .checkpoint import load_task, read_json, write_json
 from .data import Concept, UserError, check_tokens, set_hash
 from .diffusion import Learned, TextToImage
@@ -36,11 +36,13 @@ class ContinualLearner:
             "settings": self.method.settings.as_dict(),
             "seed": seed,
             "base": fingerprint(pipe),
+            **({} if pipe.unet.dtype == torch.float32 else {"precision": str(pipe.unet.dtype).removeprefix("torch.")}),
             **(about or {}),
         }
-        self.run = Run(self.out, self.identity, self.model.device) if self.out else None
-        if self.run:
-            self._take_up(self.out, self.run.tasks())
+        self.run = Run(self.out, self.identity, self.model.device) if self.out and parallel.first() else None
+        parallel.wait()
+        if self.out:
+            self._take_up(self.out, tasks_of(self.out))
 
     def learn(self, concept: Concept, progress: bool = True) -> dict:
         """Learn one concept and return its record; a concept this run has learned already is not learned again."""
@@ -69,20 +71,15 @@ class ContinualLearner:
 
     def _learn(self, concepts: list[Concept], name: str, progress: bool) -> dict:
         task = len(self.records) + 1
-        bar = tqdm(
-            total=self.method.settings.steps,
-            desc=f"{task:3d} {name}",
-            unit="step",
-            leave=False,
-            disable=not progress,
-        )
+        silent = not (progress and parallel.first())
+        steps, told = self.method.settings.steps, f"{task:3d} {name}"
+        with tqdm(total=steps, desc=told, unit="step", leave=False, disable=silent) as bar:
 
-        def on_step(step, numbers):
-            bar.update()
-            bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
+            def on_step(step, numbers):
+                bar.update()
+                bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
 
-        learned = self.model.learn(concepts, self.method, self.seed, task, on_step)
-        bar.close()
+            learned = self.model.learn(concepts, self.method, self.seed, task, on_step)
         record = self._record(concepts, name, learned, task)
         self.records.append(record)
         self.masks = learned.masks
@@ -159,17 +156,23 @@ def run_sequence(
 ) -> dict:
     """Learn all concepts in order, measure each just after it was learned and all at the end; returns the results.
 
-    results.json is rewritten after every task; pictures are kept under images/after-TTT/.
+    results.json is rewritten after every task; pictures are kept under images/after-TTT/. Of several processes the
+    first measures; the others return nothing.
     """
+    measure = parallel.first()
     check_tokens([c for c in concepts if c.token not in learner.model.custom], learner.pipe.tokenizer)
-    bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", disable=not progress)
+    silent = not (progress and measure)
+    bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", disable=silent)
     for task, concept in enumerate(bar, 1):
         record = learner.learn(concept, progress)
         bar.set_postfix(loss=f"{record['loss']:.4f}")
-        evaluation.after(learner, task, concepts[:task] if task in evaluation.stages else [concept])
-        write_json(learner.out / "results.json", evaluation.results(learner))
+        if measure:
+            evaluation.after(learner, task, concepts[:task] if task in evaluation.stages else [concept])
+            write_json(learner.out / "results.json", evaluation.results(learner))
     if learner.method.joint:
         learner.learn_jointly(concepts, progress)
+    if not measure:
+        return {}
     evaluation.after(learner, len(concepts), concepts)
     results = evaluation.results(learner)
     write_json(learner.out / "results.json", results)
@@ -188,7 +191,7 @@ def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
         raise UserError(f"{run}/run.json says no {', '.join(missing)}: restore it, or start the run anew")
     learner = ContinualLearner(load(about), about["method"], about["seed"], **about["settings"])
     if learner.identity["base"] != about["base"]:
-        raise UserError(f"{run} was learned on another base: the base it names has changed since")
+        raise UserError(f"{run} was learned on another base, or in another precision, than it is opened with")
     folders = tasks_of(Path(run))
     if tasks is not None and not 0 <= tasks <= len(folders):
         raise UserError(f"{run} has learned {len(folders)} tasks: {tasks} cannot be opened")
