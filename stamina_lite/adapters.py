@@ -93,11 +93,12 @@ class Mask(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no logits")
 
     def draw(self, generator: torch.Generator, strength: float = 1.0) -> None:
-        """Draw a step's Gumbel noise on the CPU; the difference of two Gumbel variables is one logistic variable.
+        """Draw a step's Gumbel noise where the generator is; the difference of two Gumbel variables is logistic.
 
         Where it is weakened (strength below 1), a step trains fewer weights that the fold will leave out.
         """
-        self.noise = strength * torch.rand(self.shape, generator=generator).clamp_(1e-6, 1 - 1e-6).logit_()
+        noise = torch.rand(self.shape, generator=generator, device=generator.device)
+        self.noise = strength * noise.clamp_(1e-6, 1 - 1e-6).logit_()
 
     def forward(self) -> Tensor:
         on, off = self.logits()
