@@ -90,10 +90,13 @@ def figures_of_claim(found: list[cells.Found], home: Path) -> None:
 
 
 def figures_of_classes(found: list[cells.Found], home: Path) -> None:
-    """Of the runs in ten tasks."""
+    """A_N of every row, and after every one of ten tasks."""
+    drawn = class_claim.draw(found)
+    numbers = {row: {n: drawn.number(row, n, "a_n") for n in drawn.lengths} for row in cells.rows_of(found)}
+    there = {row: {n: number for n, number in of_row.items() if number} for row, of_row in numbers.items()}
+    save(class_plots.ranking({row: of_row for row, of_row in there.items() if of_row}), home / "ranking.png")
     ten = [f for f in found if f.cell.way == 10]
-    for draw in (class_plots.accuracy_curves, class_plots.learned_and_kept):
-        save(draw(by_row(ten, SHOWN_CLASSES)), home / f"{draw.__name__}.png")
+    save(class_plots.accuracy_curves(by_row(ten, SHOWN_CLASSES)), home / "accuracy_curves.png")
 
 
 def main() -> None:

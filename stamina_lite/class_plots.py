@@ -1,17 +1,20 @@
 """The figures of the classification half, drawn from results.json alone: every function returns a matplotlib Figure."""
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from . import metrics
+from .cells import Number
 from .data import UserError
 
 FAMILIES = {  # colours of Okabe and Ito by family, told apart by the colour-blind too; a line style within a family
     "bounds": ("#000000", ("ub", "ncm")),
     "whole weights": ("#999999", ("ft", "ft++", "lwf", "ewc")),
-    "prompts": ("#009E73", ("l2p++", "deep-l2p++", "dualprompt", "coda-p")),
+    "prompts": ("#009E73", ("l2p++", "deep-l2p++", "dualprompt", "coda-p", "coda-p-slow-head")),
     "adapters": ("#0072B2", ("lora", "c-lora", "lora-scaled", "inflora", "sd-lora")),
     "STAMINA": ("#D55E00", ("stamina",)),
 }
@@ -84,6 +87,27 @@ def accuracy_curves(results: list[dict]) -> Figure:
     axis.set(xlabel="After task t", ylabel="Mean accuracy over tasks 1 to t (%)", ylim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def ranking(numbers: Mapping[str, Mapping[int, Number]]) -> Figure:
+    """A_N with its interval, a line a row from the highest down, a marker a number of tasks: row -> tasks -> A_N."""
+    lengths = sorted({n for of_row in numbers.values() for n in of_row})
+    rows = sorted(numbers, key=lambda row: -max(number.mean for number in numbers[row].values()))
+    figure, axis = plt.subplots(figsize=(6.8, 0.3 * len(rows) + 1.2), layout="constrained")
+    for k, n in enumerate(lengths):
+        there = [(y, numbers[row][n]) for y, row in enumerate(rows) if n in numbers[row]]
+        for y, number in there:
+            arms = [[number.mean - number.low], [number.high - number.mean]]
+            place = y + 0.22 * (k - (len(lengths) - 1) / 2)
+            look = {"color": style(rows[y])["color"], "marker": "os^D"[k % 4], "markersize": 4, "elinewidth": 1}
+            axis.errorbar(number.mean, place, xerr=arms, linestyle="none", label=f"{n} tasks", **look)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.invert_yaxis()
+    axis.set(xlabel="A_N (%), 95 % interval", xlim=(0, None))
+    handles, labels = axis.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axis.legend(once.values(), once.keys(), frameon=False, loc="lower right")
     return figure
 
 

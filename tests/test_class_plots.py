@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from stamina_lite import class_plots
+from stamina_lite.cells import Number
 from stamina_lite.data import UserError
 from stamina_lite.report import write_report
 
@@ -82,3 +83,13 @@ def test_a_report_tells_classes_apart_from_concepts(tmp_path):
     (tmp_path / "b" / "results.json").write_text(json.dumps({"method": "c-lora", "accuracy": [[1.0]]}))
     with pytest.raises(UserError, match=r"b/results.json is damaged \(tasks, a_n, n_param"):
         write_report([tmp_path], tmp_path / "r.html")
+
+
+def test_a_ranking_shows_the_highest_row_first_with_its_interval():
+    numbers = {"ft": {5: Number(6, 5, 8), 10: Number(4, 3, 5)}, "ub": {10: Number(35, 32, 38)}}
+    axis = class_plots.ranking(numbers).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["ub", "ft"] and axis.yaxis_inverted()
+    ends = {tuple(round(x) for x in c.get_segments()[0][:, 0]) for c in axis.collections}
+    assert ends == {(5, 8), (3, 5), (32, 38)}
+    assert [t.get_text() for t in axis.get_legend().get_texts()] == ["5 tasks", "10 tasks"]
+    plt.close("all")
