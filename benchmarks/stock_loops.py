@@ -63,7 +63,7 @@ class StockLoop:
         return self.scheduler.add_noise(latents, noise, t), t, noise
 
     def loss(self) -> Tensor:
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no loss")
 
     def update(self) -> None:
         """What follows the backward pass."""
