@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = base if isinstance(base, Base) else resolve(base, config)
     load = from_file if found.config else from_folder
-    pipe = load(found, dtype or precision(device))
+    with without_bars():
+        pipe = load(found, dtype or precision(device))
     check_fit(pipe, found.name)
     pipe.scheduler = noising(pipe.scheduler, found.name)
     pipe = pipe.to(device)
@@ -223,6 +225,22 @@ def from_file(base: Base, dtype):
     if held != len(pipe.unet.state_dict()):  # what is left over diffusers passes by
         raise UserError(f"{base.path} has a larger U-Net than {base.config.name} says: {ANOTHER}")
     return pipe
+
+
+@contextmanager
+def without_bars():
+    """Loading takes a second or two: the bars of diffusers and transformers would only fill a notebook."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [logging for logging in (of_diffusers, of_transformers) if logging.is_progress_bar_enabled()]
+    for logging in shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in shown:
+            logging.enable_progress_bar()
 
 
 def bare() -> dict:
