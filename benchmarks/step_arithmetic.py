@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from stamina_lite import make_method, tokens
-from stamina_lite.adaptation import Adaptation
+from stamina_lite.adaptation import Adaptation, on_device
 from stamina_lite.adapters import MLPMask, layers_of
 from stamina_lite.diffusion import CROSS_ATTENTION
 from stamina_lite.drawing import seeded
@@ -28,7 +28,7 @@ from stamina_lite.drawing import seeded
 @dataclass
 class Work:
     """flops: of matrix products, convolutions and attention; moved: bytes that all operators read and write;
-    launches: operators that start a kernel; drawn: random numbers that are made on the CPU and sent to the device.
+    launches: operators that start a kernel; drawn: random numbers of the masks' noise.
     """
 
     flops: float = 0
@@ -140,8 +140,8 @@ def stock(name: str, shape: str, batch: int, dtype: torch.dtype, latent: int | N
 @dataclass
 class Machine:
     """Rates of a device. flops: a second, of a large matrix product; moved: bytes a second, of adding large tensors;
-    launch: seconds from one small operator to the next; drawn: seconds in which a random number is made on the CPU,
-    turned into noise and sent.
+    launch: seconds from one small operator to the next; drawn: seconds in which a random number is made where the
+    model is, and turned into noise.
     """
 
     device: torch.device
@@ -163,8 +163,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     long, small, noisy = torch.zeros(side**2, device=device), torch.ones(8, device=device), MLPMask((1280, 768))
 
     def noise():
-        noisy.draw(seeded(0))
-        noisy.noise.to(device)
+        noisy.draw(on_device(seeded(0), device))
 
     return Machine(
         device,

@@ -152,8 +152,10 @@ def generate(args) -> None:
     """Draw pictures of a prompt with what a run has learned."""
     from .bases import load_recorded
     from .images import save_described
+    from .parallel import refuse
     from .sequence import open_run
 
+    refuse()
     quiet()
     learner = open_run(args.folder, lambda there: load_recorded(there, args.device))
     how = {"guidance": args.guidance or learner.method.settings.guidance, "steps": args.steps, "sampler": args.sampler}
@@ -204,7 +206,9 @@ def bench_classes(args) -> None:
     from .class_sequence import MEASURES, ContinualClassifier
     from .class_sets import class_set
     from .data import UserError
+    from .parallel import refuse
 
+    refuse()
     settings = given_settings(args)
     if args.base_config:
         raise UserError("--base-config is for concepts: a ViT has its own configuration, leave it out")
@@ -225,8 +229,10 @@ def export(args) -> None:
     from .bases import load_recorded
     from .checkpoint import read_json
     from .export import export as write
+    from .parallel import refuse
     from .sequence import open_run
 
+    refuse()
     quiet()
     about = read_json(args.folder / "run.json")
     learner = open_run(args.folder, lambda _: load_recorded(about, args.device))

@@ -29,6 +29,12 @@ def start() -> str | None:
     return f"cuda:{place}" if gpu else None
 
 
+def refuse() -> None:
+    """For work that is not shared: several processes would write the same files. Raises UserError."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("several processes share learn and bench of concepts only: leave the launcher out")
+
+
 def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 

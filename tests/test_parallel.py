@@ -58,3 +58,12 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny_folder, photos, tmp_path)
     said = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [2, 2]
     assert all("a batch of 3 cannot be shared by 2 processes: make --batch a multiple" in text for text in said)
+
+
+@pytest.mark.parametrize("verb", [["bench", "tuning", "--method", "lora"], ["export", "--to", "tokens"]])
+def test_what_is_not_shared_is_refused(tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "run").mkdir()
+    run = [str(tmp_path / "run")] if verb[0] == "export" else []
+    assert cli.main([verb[0], *run, *verb[1:], "--out", str(tmp_path / "out")]) == 2
+    assert "leave the launcher out" in capsys.readouterr().err and not (tmp_path / "out").exists()
