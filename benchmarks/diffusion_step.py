@@ -8,7 +8,7 @@ The last one takes 8 GB of memory and some minutes of a CPU.
 
 Weights are random. Rows of one run compare with one another, and with the floor: forward and backward of the frozen
 U-Net to its words, which no method that trains a token can do without. What is predicted is counted and printed before
-anything is measured (step_arithmetic.py); the published scripts are written out in stock_loops.py.
+anything is measured (step_arithmetic.py, step_memory.py); the published scripts are written out in stock_loops.py.
 
 On a GPU frozen weights are bfloat16, elsewhere float32. Memory is measured on a GPU alone. The file is written anew
 after every part.
@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import step_arithmetic as arithmetic
+import step_memory as memory
 import torch
 from stable_diffusion import DTYPES, SHAPES, build, make_models
 from step_arithmetic import Machine, Work, measure_machine, synchronize
@@ -123,6 +124,8 @@ def measure_floor(batch: int, args) -> dict:
 def measure_ours(name: str, batch: int, args) -> dict:
     """Steps of a method's second task; `task_memory` is the peak of that task from its pictures to its fold."""
     model = TextToImage(make_pipe(args))
+    if args.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
     first, second = concepts("mini50", count=2)
     model.learn(first, make_method(name, steps=1, batch=batch, rank=RANK), 0, 1)
     watch = Watch(args.device, args.steps)
@@ -184,22 +187,27 @@ def measure_concepts(args) -> dict:
 
 
 def predict(args, machine: Machine) -> dict:
-    """Predicted rows for every batch: work, seconds, and ratio to the floor."""
+    """Predicted rows for every batch: work, seconds, ratio to the floor, and bytes at the peak; those of the published
+    loops are counted in fp32 only.
+    """
     predicted = {}
     for batch in args.batches:
-        base = arithmetic.floor(args.shape, batch, args.dtype, args.latent)
-        rows = {"floor": base}
-        if "ours" in args.parts:
-            rows |= {m: base + arithmetic.added(m, args.shape, batch, args.dtype) for m in args.methods}
-        if "stock" in args.parts:
-            rows |= {name: arithmetic.stock(name, args.shape, batch, args.dtype, args.latent) for name in LOOPS}
-        predicted[batch] = {name: told(work, base, machine) for name, work in rows.items()}
+        size = args.shape, batch, args.dtype, args.latent
+        base = arithmetic.floor(*size)
+        rows = {"floor": told(base, base, machine, memory.floor(*size))}
+        for name in args.methods if "ours" in args.parts else ():
+            work = base + arithmetic.added(name, args.shape, batch, args.dtype)
+            rows[name] = told(work, base, machine, memory.ours(name, *size, args.gradient_checkpointing))
+        for name in LOOPS if "stock" in args.parts else ():
+            held = memory.stock(name, args.shape, batch, args.latent) if args.dtype == torch.float32 else None
+            rows[name] = told(arithmetic.stock(name, *size), base, machine, held)
+        predicted[batch] = rows
     return predicted
 
 
-def told(work: Work, base: Work, machine: Machine) -> dict:
+def told(work: Work, base: Work, machine: Machine, held: int | None) -> dict:
     seconds = machine.seconds(work)
-    return {**asdict(work), "seconds": seconds, "ratio": seconds / machine.seconds(base)}
+    return {**asdict(work), "seconds": seconds, "ratio": seconds / machine.seconds(base), "peak_memory": held}
 
 
 def measured(args, rows: dict, keep: Callable[[], None]) -> None:
@@ -228,7 +236,7 @@ def print_row(batch: int, name: str, row: dict) -> None:
         line += f" {row['drawn'] / 1e6:5.1f} M drawn"
     else:
         line += f" {row['pictures_per_second']:8.2f} pictures/s"
-        line += f" {row['peak_memory'] / 2**30:6.2f} GiB" if row["peak_memory"] else ""
+    line += f" {row['peak_memory'] / 2**30:6.2f} GiB" if row["peak_memory"] else ""
     print(line, flush=True)
 
 
@@ -264,6 +272,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the floor too; on a GPU by default")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="our methods: less memory, more time")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     if not 2 <= args.concepts <= 50 or args.steps < 1 or min(args.batches) < 1:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from stable_diffusion import SHAPES, build, make_models
 from stock_loops import make_loop
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -62,18 +62,18 @@ class Count(TorchDispatchMode):
         return out
 
 
-class Flash(TorchFunctionMode):
-    """Attention as the one operator it is on a GPU: on "meta" torch would take it apart."""
+def flash():
+    """Attention as the one operator it is on a GPU: on "meta" torch would take it apart. As a context."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
-        return function(*args, **(kwargs or {}))
+    def attention(query, key, value, *args, **options):
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+    return patch.object(F, "scaled_dot_product_attention", attention)
 
 
 def counted(loss: Callable[[], torch.Tensor], trained: int = 0) -> Work:
     """The work of a loss, its backward pass, and AdamW, which reads four numbers a weight and writes three."""
-    with Count() as count, Flash():
+    with Count() as count, flash():
         loss().backward()
     return count.work + Work(moved=7 * 4 * trained)
 
@@ -110,21 +110,29 @@ def keys_and_values(name: str | None, shape: str, batch: int, dtype: torch.dtype
     words = inputs(unet, batch, text.config.max_position_embeddings)[2]
     if name is None:
         return counted(lambda: torch.stack([layer.module(words).sum() for layer in layers]).sum())
+    adaptation, told, trained = task(name, unet, text, batch)
+
+    def loss():
+        with adaptation.held():
+            made = told()
+            products = [layer.module(made).sum() for layer in adaptation.layers]
+            return torch.stack([*products, *adaptation.penalties()]).sum()
+
+    work = counted(loss, sum(p.numel() for p in trained))
+    masks = [layer for layer in adaptation.adapted if hasattr(layer.adapter, "mask")]
+    return work + Work(drawn=sum(layer.start.numel() for layer in masks))
+
+
+def task(name: str, unet, text, batch: int) -> tuple[Adaptation, Callable[[], torch.Tensor], list[torch.Tensor]]:
+    """A method's task on K and V of a U-Net: its adapters, the words that a token is made into, what is trained."""
     method = make_method(name)
-    adaptation = Adaptation(layers, method, seeded(0))
+    adaptation = Adaptation(layers_of(unet, CROSS_ATTENTION), method, seeded(0))
     table = text.get_input_embeddings()
     token = method.token(torch.empty(table.embedding_dim, device="meta"), seeded(0)).to("meta")
     tokens.attach(table, {0: token})
-    ids = torch.zeros(min(batch, 4), words.shape[1], dtype=torch.long, device="meta")  # a caption is encoded once
-
-    def loss():
-        made = text(ids)[0][torch.zeros(batch, dtype=torch.long, device="meta")]
-        told = [layer.module(made).sum() for layer in layers]
-        return torch.stack([*told, *adaptation.penalties()]).sum()
-
-    work = counted(loss, sum(p.numel() for p in [*adaptation.parameters(), *token.parameters()]))
-    masks = [layer for layer in adaptation.adapted if hasattr(layer.adapter, "mask")]
-    return work + Work(drawn=sum(layer.start.numel() for layer in masks))
+    shape = min(batch, 4), text.config.max_position_embeddings  # a caption is encoded once
+    ids, which = (torch.zeros(s, dtype=torch.long, device="meta") for s in (shape, batch))
+    return adaptation, lambda: text(ids)[0][which], [*adaptation.parameters(), *token.parameters()]
 
 
 def stock(name: str, shape: str, batch: int, dtype: torch.dtype, latent: int | None = None) -> Work:

@@ -1,5 +1,6 @@
 """The weight half of a task, from the first step to the fold: what a method does to the layers of any model."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 
@@ -52,6 +53,17 @@ class Adaptation:
             generator = on_device(generator, self.adapted[0].current.device)
         for mask in masks:
             mask.draw(generator, strength)
+
+    @contextmanager
+    def held(self):
+        """While a step lasts: each ΔW is computed once, for the model and the penalties."""
+        for layer in self.adapted:
+            layer.adapter.hold()
+        try:
+            yield
+        finally:
+            for layer in self.adapted:
+                layer.adapter.release()
 
     def penalties(self) -> list[Tensor]:
         """What the layers add to the loss, those that add something."""

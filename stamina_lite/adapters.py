@@ -11,7 +11,33 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 
-class LowRank(nn.Module):
+class Update(nn.Module):
+    """W + ΔW, the change of a weight while a task is learned; a subclass says what `delta` is.
+
+    Between `hold` and `release`, a training step, ΔW is computed once for the model and all penalties.
+    """
+
+    held: Tensor | None = None
+
+    def delta(self) -> Tensor:
+        """The change of the weight: of the weight's shape, fp32."""
+        raise TypeError(f"{type(self).__name__} defines no delta")
+
+    def hold(self) -> None:
+        self.held = self.delta()
+
+    def release(self) -> None:
+        self.held = None
+
+    def now(self) -> Tensor:
+        """ΔW as it is held, or else computed."""
+        return self.delta() if self.held is None else self.held
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.now().to(weight.dtype)
+
+
+class LowRank(Update):
     """W + A B (C-LoRA, eq. 2 [paper]).
 
     A: (D1, r) starts at zero, so the first step changes nothing [recalled]; B: (r, D2).
@@ -28,11 +54,7 @@ class LowRank(nn.Module):
         self.B = nn.Parameter(start.to(weight.device))
 
     def delta(self) -> Tensor:
-        """The change of the weight: (D1, D2), fp32."""
         return self.A @ self.B
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.delta().to(weight.dtype)
 
 
 class MaskedLowRank(LowRank):
@@ -45,8 +67,16 @@ class MaskedLowRank(LowRank):
     def delta(self) -> Tensor:
         return super().delta() * self.mask()
 
+    def hold(self) -> None:
+        self.mask.hold()
+        super().hold()
 
-class Full(nn.Module):
+    def release(self) -> None:
+        self.mask.release()
+        super().release()
+
+
+class Full(Update):
     """W + D, D of the weight's own shape, from zero: plain fine-tuning, written as a change like the others.
 
     weight: any shape, only its shape, layout and device are used. D is fp32 whatever the weight is.
@@ -59,8 +89,8 @@ class Full(nn.Module):
     def delta(self) -> Tensor:
         return self.D
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.D.to(weight.dtype)
+    def hold(self) -> None:
+        """There is nothing to compute."""
 
 
 class Rows(nn.Module):
@@ -87,6 +117,7 @@ class Mask(nn.Module):
         super().__init__()
         self.shape, self.temperature, self.hard = torch.Size(shape), temperature, hard
         self.noise: Tensor | None = None
+        self.held: tuple[Tensor, Tensor] | None = None  # its logits while a step lasts
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """Z_on and Z_off, each (D1, D2)."""
@@ -100,8 +131,19 @@ class Mask(nn.Module):
         noise = torch.rand(self.shape, generator=generator, device=generator.device)
         self.noise = strength * noise.clamp_(1e-6, 1 - 1e-6).logit_()
 
+    def hold(self) -> None:
+        """Compute the logits once for all that is asked for until `release`."""
+        self.held = self.logits()
+
+    def release(self) -> None:
+        self.held = None
+
+    def now(self) -> tuple[Tensor, Tensor]:
+        """The logits as they are held, or else computed."""
+        return self.logits() if self.held is None else self.held
+
     def forward(self) -> Tensor:
-        on, off = self.logits()
+        on, off = self.now()
         score = on - off
         if self.training and self.noise is not None:
             score = score + self.noise.to(score.device)
@@ -113,7 +155,7 @@ class Mask(nn.Module):
 
     def sparsity(self) -> Tensor:
         """L_sparse = mean(relu(Z_on)): presses on the positive outputs of the mask network [paper; this form ours]."""
-        return torch.relu(self.logits()[0]).mean()
+        return torch.relu(self.now()[0]).mean()
 
 
 class MLPMask(Mask):
@@ -132,8 +174,9 @@ class MLPMask(Mask):
         self.b2 = nn.Parameter(torch.zeros(2 * columns))
 
     def logits(self) -> tuple[Tensor, Tensor]:
-        z = torch.relu(self.u @ self.W1 + self.b1) @ self.W2 + self.b2  # (D1, 2 D2)
-        return z.chunk(2, dim=1)
+        hidden = torch.relu(self.u @ self.W1 + self.b1)  # (D1, rank)
+        (W_on, W_off), (b_on, b_off) = self.W2.chunk(2, dim=1), self.b2.chunk(2)
+        return torch.addmm(b_on, hidden, W_on), torch.addmm(b_off, hidden, W_off)  # each (D1, D2)
 
 
 class FactorMask(Mask):
@@ -146,7 +189,8 @@ class FactorMask(Mask):
         self.Q = nn.Parameter(torch.randn(rank, 2 * columns, generator=generator))
 
     def logits(self) -> tuple[Tensor, Tensor]:
-        return (self.P @ self.Q).chunk(2, dim=1)
+        on, off = self.Q.chunk(2, dim=1)
+        return self.P @ on, self.P @ off
 
 
 class FreeMask(Mask):
@@ -167,6 +211,9 @@ class RandomMask(Mask):
     def __init__(self, shape, density: float, generator: torch.Generator | None = None, **options):
         super().__init__(shape, **options)
         self.register_buffer("open", torch.rand(self.shape, generator=generator) < density)
+
+    def hold(self) -> None:
+        """There are no logits."""
 
     def forward(self) -> Tensor:
         return self.open.float()
@@ -189,7 +236,7 @@ class Layer:
         self.name, self.module, self.parameter, self.rows = name, module, parameter, rows
         self.start = self.weight.detach().float().clone()
         self.current = self.start.clone()
-        self.adapter: LowRank | Full | None = None
+        self.adapter: Update | None = None
         self.past = torch.zeros_like(self.start)
         self.memory: dict[str, Tensor] = {}
 
@@ -199,7 +246,7 @@ class Layer:
         whole = getattr(self.module, self.parameter)
         return whole if self.rows is None else whole[self.rows]
 
-    def attach(self, adapter: LowRank | Full) -> None:
+    def attach(self, adapter: Update) -> None:
         """Put an adapter on the weight. The optimizer is made after this."""
         self.adapter = adapter
         change = adapter if self.rows is None else Rows(adapter, self.rows)
@@ -208,8 +255,8 @@ class Layer:
         self.module.parametrizations[self.parameter].original.requires_grad_(False)
 
     def delta(self) -> Tensor:
-        """A_t B_t ⊙ M_t of the task being learned: (D1, D2)."""
-        return self.adapter.delta()
+        """A_t B_t ⊙ M_t of the task being learned, as the present step has it: (D1, D2)."""
+        return self.adapter.now()
 
     @torch.no_grad()
     def fold(self, change: Callable[[Tensor], Tensor] = lambda delta: delta) -> Tensor:

@@ -27,6 +27,7 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 BESIDE = ("model_index.json", "past.safetensors", "*/config.json", "scheduler/*.json", "tokenizer/*")  # the weights
+SLICED = 256  # from so many pixels on the VAE takes pictures one at a time
 CONFIGURATION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # of a single file of 1.x, where none is given
 ANOTHER = "give --base-config, a diffusers folder of a model of the same kind"
 
@@ -66,7 +67,7 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
     check_fit(pipe, found.name)
     pipe.scheduler = noising(pipe.scheduler, found.name)
     pipe = pipe.to(device)
-    if pipe.device.type == "cuda":
+    if pipe.unet.config.sample_size * pipe.vae_scale_factor >= SLICED:
         pipe.vae.enable_slicing()  # a batch of 64 pictures at 512 px, decoded at once, would take tens of GB
     return pipe
 

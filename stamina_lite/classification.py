@@ -107,14 +107,15 @@ class Classifier:
             for x, labels in pictures.batches(s.batch, draw):
                 x, labels = x.to(self.device), labels.to(self.device)
                 adaptation.draw(len(log) / (s.epochs * batches), draw)
-                logits = self.logits(x, training=True)
-                wrong = F.cross_entropy(logits.masked_fill(shut, -torch.inf), labels)
-                more = adaptation.penalties()
-                more += [m for m in (self.method.guide(self, x, logits),) if m is not None]
-                more += [self.pool.loss] if self.pool is not None and self.pool.loss is not None else []
-                loss = wrong + torch.stack(more).sum() if more else wrong
                 optimizer.zero_grad()
-                loss.backward()
+                with adaptation.held():
+                    logits = self.logits(x, training=True)
+                    wrong = F.cross_entropy(logits.masked_fill(shut, -torch.inf), labels)
+                    more = adaptation.penalties()
+                    more += [m for m in (self.method.guide(self, x, logits),) if m is not None]
+                    more += [self.pool.loss] if self.pool is not None and self.pool.loss is not None else []
+                    loss = wrong + torch.stack(more).sum() if more else wrong
+                    loss.backward()
                 optimizer.step()
                 schedule.step()
                 numbers = {"loss": loss.item(), "cross_entropy": wrong.item()}

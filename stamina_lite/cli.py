@@ -15,7 +15,7 @@ from .options import DEVICE, add_run_options, at_least, given_settings, scale
 
 OUT_OF_MEMORY = (
     "out of GPU memory: make room and give the same command, a run goes on from its last finished task; "
-    "or lower --batch with another --out (when drawing, -n), or give --device cpu"
+    "or add --gradient-checkpointing, lower --batch with another --out (drawing: --batch), or give --device cpu"
 )
 
 
@@ -210,8 +210,9 @@ def bench_classes(args) -> None:
 
     refuse()
     settings = given_settings(args)
-    if args.base_config:
-        raise UserError("--base-config is for concepts: a ViT has its own configuration, leave it out")
+    if args.base_config or args.gradient_checkpointing:
+        option = "--base-config" if args.base_config else "--gradient-checkpointing"
+        raise UserError(f"{option} is for concepts, and these are classes: leave it out")
     make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
     base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")
     vit = load_backbone(base, args.device)
@@ -320,6 +321,8 @@ def open_learner(args, found, settings: dict, about: dict):
     base = resolve(args.base or "mini", args.base_config, before)
     pipe = load_base(base, args.device or device, precision_of(before) if before else None)
     check_tokens(found, pipe.tokenizer)
+    if args.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
     return ContinualLearner(pipe, args.method, args.seed, args.out, {**base.record(), **about}, **settings)
 
 

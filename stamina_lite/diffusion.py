@@ -111,13 +111,14 @@ class TextToImage(Drawing):
                 more, said = beside.pick(batches[1], draw)
                 x, told = torch.cat([x, more]), torch.cat([told, said + len(own.captions)])
             adaptation.draw(step / s.steps, draw)
-            errors = self.errors(x, captions, told, draw, mine)
-            diffusion = errors[:n].mean()
-            penalties = adaptation.penalties()
-            penalties += [s.prior * errors[n:].mean()] if beside else []
-            loss = diffusion + torch.stack(penalties).sum() if penalties else diffusion
             optimizer.zero_grad()
-            loss.backward()
+            with adaptation.held():
+                errors = self.errors(x, captions, told, draw, mine)
+                diffusion = errors[:n].mean()
+                penalties = adaptation.penalties()
+                penalties += [s.prior * errors[n:].mean()] if beside else []
+                loss = diffusion + torch.stack(penalties).sum() if penalties else diffusion
+                loss.backward()
             losses = torch.stack([loss, diffusion]).detach()
             parallel.average([losses, *(p.grad for group in groups for p in group["params"] if p.grad is not None)])
             optimizer.step()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from .adapters import FactorMask, FreeMask, Full, Layer, LowRank, MLPMask, RandomMask
+from .adapters import FactorMask, FreeMask, Layer, LowRank, MLPMask, RandomMask, Update
 from .data import UserError
 from .drawing import GUIDANCE
 from .pictures import Pictures
@@ -110,7 +110,7 @@ class Method:
         """What produces the token's row from its start (width,)."""
         return Vector(start, generator)
 
-    def adapter(self, layer: Layer, generator: torch.Generator) -> LowRank | Full | None:
+    def adapter(self, layer: Layer, generator: torch.Generator) -> Update | None:
         """The change of a weight, or None where it stays as it is."""
         return LowRank(layer.current, min(self.settings.rank, *layer.current.shape), generator)
 

@@ -267,7 +267,7 @@ class Offline(CustomDiffusion):
 
 def l_forget(layer: Layer) -> torch.Tensor:
     """‖ |Σ_{t'<t} A_t' B_t'| ⊙ A_t B_t ‖²_F of one matrix (C-LoRA, eq. 3 [paper]); the caller sums over layers."""
-    return (layer.past.abs() * layer.delta()).square().sum()
+    return (layer.past * layer.delta()).square().sum()  # squared, so |·| need not be taken
 
 
 METHODS: dict[str, type[Method]] = {

@@ -44,6 +44,9 @@ def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     p.add_argument("--base-config", metavar="DIR", help="of a FILE.safetensors: a diffusers folder of the same kind")
     p.add_argument("--seed", type=at_least(0), default=0, help="(0)")
     p.add_argument("--device", help=DEVICE)
+    p.add_argument(
+        "--gradient-checkpointing", action="store_true", help="concepts: less memory, more time, same result"
+    )
     group = p.add_argument_group("settings", "what is not given keeps the method's default, see `stamina-lite methods`")
     add_settings(group, SETTINGS)
     group.add_argument("--soft", dest="hard", action="store_false", default=argparse.SUPPRESS, help="a soft mask")

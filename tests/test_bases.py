@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_tiny_pipeline
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from stamina_lite import ContinualLearner, bases, cli, concepts, load_base, make_method
@@ -669,6 +669,17 @@ def test_out_of_memory_is_said_and_the_run_goes_on(tiny_folder, photos, tmp_path
     assert [f.name for f in (tmp_path / "run" / "tasks").iterdir()] == ["001"]
     assert cli.main(argv) == 0
     assert len(list((tmp_path / "run" / "tasks").iterdir())) == 3
+
+
+def test_gradient_checkpointing_can_be_asked_for(tiny_folder, photos, tmp_path, monkeypatch, capsys):
+    """A run goes on with it or without; classes, which have no U-Net, refuse it."""
+    asked, enable = [], UNet2DConditionModel.enable_gradient_checkpointing
+    monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", lambda u: asked.append(u) or enable(u))
+    argv = learn_to(tmp_path / "run", tiny_folder, photos)
+    assert cli.main([*argv, "--gradient-checkpointing"]) == 0 and len(asked) == 1
+    assert cli.main(argv) == 0 and len(asked) == 1
+    classes = ["bench", "renditions", "--method", "ft", "--out", str(tmp_path / "classes"), "--gradient-checkpointing"]
+    assert cli.main(classes) == 2 and "is for concepts" in capsys.readouterr().err
 
 
 def test_another_runtime_error_keeps_its_traceback(monkeypatch, photos, tiny_folder, tmp_path):

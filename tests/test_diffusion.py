@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from stamina_lite import concepts, load_base
+from stamina_lite.adaptation import Adaptation
 from stamina_lite.adapters import Layer
 from stamina_lite.data import UserError
 from stamina_lite.diffusion import TextToImage
@@ -60,6 +61,59 @@ def test_masks_learn_from_the_pictures_alone_and_their_noise_cools(tiny_folder, 
         strengths = [strength for _, strength, _ in seen]
         expected = [1, 2 / 3, 1 / 3, 0, 0, 0] if cool == 0.5 else [1] * 6
         assert strengths == pytest.approx([1.386 * e for e in expected], abs=0.1)  # E|logistic| = 2 ln 2
+
+
+@pytest.mark.parametrize("name", ["stamina", "stamina-random-mask", "c-lora"])
+def test_an_update_is_computed_once_a_step(tiny, photos, name, monkeypatch):
+    """For the model and all penalties; with gradients as if each computed its own, and again at every step."""
+    method, model, concept = make_method(name, **{**FEW, "sparse": 0.3}), TextToImage(tiny), concepts(photos)[0]
+    model.learn(concept, method, 0, 1)
+    adaptation = Adaptation(model.layers, method, seeded(3))
+    layer = model.layers[0]
+    with torch.no_grad():
+        for p in layer.adapter.parameters():
+            p.normal_(std=0.1, generator=seeded(4))
+    adaptation.draw(0.0, seeded(5))
+    x, words = torch.randn(2, 4, layer.start.shape[1], generator=seeded(6)), list(layer.adapter.parameters())
+
+    def gradients():
+        loss = layer.module(x).square().sum() + method.penalty(layer)
+        return torch.autograd.grad(loss, [p for p in words if p.requires_grad], allow_unused=True)
+
+    apart, calls, delta = gradients(), [], type(layer.adapter).delta
+    monkeypatch.setattr(type(layer.adapter), "delta", lambda self: calls.append(self) or delta(self))
+    for _ in range(2):
+        with adaptation.held():
+            together = gradients()
+    assert calls.count(layer.adapter) == 2
+    assert len(apart) >= 1 and all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(apart, together, strict=True)
+    )
+    assert any(g.abs().max() > 1e-2 for g in apart)
+    with pytest.raises(KeyError), adaptation.held():
+        raise KeyError
+    assert layer.adapter.held is None and getattr(layer.adapter, "mask", layer.adapter).held is None
+
+
+@pytest.mark.parametrize("name", ["stamina", "ti++", "dreambooth"])
+def test_gradient_checkpointing_learns_the_same(tiny_folder, photos, name):
+    """With less kept for the backward pass, and the masks of the step in what is computed again."""
+    ends, kept, method = [], [], make_method(name, **FEW)
+    for checkpointing in (False, True):
+        model, sizes = TextToImage(load_base(tiny_folder, device="cpu"), method.everywhere), {}
+        if checkpointing:
+            model.unet.enable_gradient_checkpointing()
+
+        def keep(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            learned = [model.learn(c, method, 0, t) for t, c in enumerate(concepts(photos)[:2], 1)]
+        ends.append([*(layer.current for layer in model.layers), *learned[1].rows.values()])
+        kept.append(sum(sizes.values()))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*ends, strict=True))
+    assert kept[1] < 0.7 * kept[0]
 
 
 def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photos):

@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import diffusion_step  # noqa: E402
 import stable_diffusion  # noqa: E402
 import step_arithmetic  # noqa: E402
+import step_memory  # noqa: E402
 from stock_loops import LOOPS, make_loop  # noqa: E402
 
 from stamina_lite import load_base  # noqa: E402
@@ -66,6 +67,7 @@ def test_all_rows_are_measured_and_written(tmp_path, capsys):
     for rows in (report["rows"]["1"], report["predicted"]["1"]):
         assert set(rows) == names
         assert all(0 < row[key] < math.inf for row in rows.values() for key in ("seconds", "ratio"))
+    assert all(row["peak_memory"] > 4 * report["counts"]["unet"] for row in report["predicted"]["1"].values())
     assert set(report["projection"]["hours"]) == names - {"floor"}
     seconds = report["rows"]["1"]["lora"]["seconds"]
     assert report["projection"]["hours"]["lora"] == pytest.approx(50 * 500 * seconds / 3600)
@@ -126,6 +128,39 @@ def test_a_gpu_waits_for_the_slower_of_launches_and_kernels():
     rates = {"flops": 100.0, "moved": 10.0, "launch": 0.5, "drawn": 0.1}
     assert step_arithmetic.Machine(torch.device("cuda"), **rates).seconds(work) == 3 + 0.5
     assert step_arithmetic.Machine(CPU, **rates).seconds(work) == 3 + 1.5 + 0.5
+
+
+def test_held_memory_is_that_of_arithmetic():
+    """A weight, what its product keeps, the gradients, two moments; what nothing needs any more does not count."""
+    with step_memory.Held() as held:
+        a = torch.empty(1000, device="meta")
+        view, b = a.view(10, 100), a + 1
+        assert held.now == held.peak == 8000
+        del b
+        assert held.now == 4000 and held.peak == 8000 and view.shape == (10, 100)
+        c = torch.exp(a)
+        assert held.now == held.peak == 8000 and c.shape == a.shape
+
+    def make():
+        weight, x = torch.empty(500, 400, device="meta", requires_grad=True), torch.empty(3, 400, device="meta")
+        return lambda: torch.nn.functional.linear(x, weight).square().sum().backward(), [weight]
+
+    weight = 4 * 500 * 400  # itself, its gradient, two moments, and two more inside AdamW's step
+    assert step_memory.peak(make) == pytest.approx(6 * weight, rel=0.01)
+
+
+def test_memory_is_counted_by_method_batch_precision_and_checkpointing():
+    held = {name: step_memory.ours(name, "tiny", 1, torch.float32) for name in diffusion_step.METHODS}
+    floor = step_memory.floor("tiny", 1, torch.float32)
+    assert floor < held["ti++"] < held["lora"] <= held["c-lora"] < held["stamina"] < 3 * floor
+    weights = sum(diffusion_step.counts("tiny")[name] for name in ("unet", "vae", "text_encoder"))
+    more, half, again = (
+        step_memory.ours("stamina", "tiny", 4, dtype, checkpointing=checkpointing)
+        for dtype, checkpointing in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True))
+    )
+    assert 4 * weights < held["stamina"] < more and again < more and 0.4 * more < half < 0.8 * more
+    stock = [step_memory.stock("dreambooth-lora", "tiny", batch) for batch in (1, 4)]
+    assert 4 * weights < stock[0] < stock[1]
 
 
 @pytest.mark.parametrize("wrong", ["--concepts 1", "--steps 0", "--batches 4 0"])
