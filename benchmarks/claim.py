@@ -17,6 +17,7 @@ import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import step_tables
 from PIL import Image
 
 from stamina_lite import cells, claim, claim_figures, class_claim, class_plots, concepts, plots, studies
@@ -110,6 +111,7 @@ def main() -> None:
             store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
     found = {name: cells.read_cells(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
     blocks = claim.documents(RESULTS, GRIDS) | studies.blocks(RESULTS) | class_claim.blocks(RESULTS, GRIDS)
+    blocks |= step_tables.blocks(RESULTS)
     for name in DOCUMENTS:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")

@@ -37,7 +37,7 @@ from stamina_lite.diffusion import TextToImage
 from stamina_lite.runs import peak_memory
 from stamina_lite.versions import versions
 
-METHODS = ("ti++", "lora", "c-lora", "stamina")
+METHODS = memory.METHODS
 PARTS = ("floor", "ours", "stock", "folded", "concepts")
 WARM_UP = 3  # steps before those that count
 RANK = 16  # of our adapters by default, of all others here

@@ -1,19 +1,29 @@
 """What a training step holds in memory at its peak, counted without computing it, on the device "meta".
 
+    python benchmarks/step_memory.py --out results/step_memory.json
+
 Counted is every tensor from its making to its end: weights, what the backward pass needs, gradients, the optimizer's
 two moments. Not counted is what a device holds beside tensors: its context, work space of kernels, gaps between blocks.
 """
 
+import argparse
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from stable_diffusion import SHAPES, build, make_models
 from step_arithmetic import flash, inputs, task
-from stock_loops import make_loop
+from step_tables import memory_table
+from stock_loops import LOOPS, make_loop
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from stamina_lite.checkpoint import write_json
+from stamina_lite.versions import versions
+
+METHODS = ("ti++", "lora", "c-lora", "stamina")
 
 
 class Held(TorchDispatchMode):
@@ -107,3 +117,36 @@ def stock(name: str, shape: str, batch: int, latent: int | None = None) -> int:
         return lambda: loop.loss().backward(), loop.trained
 
     return peak(make)
+
+
+def count(shape: str, batches: list[int]) -> dict:
+    """Bytes by row and kind: half or full precision, the batch, and whether gradients are checkpointed."""
+    rows = {name: {} for name in ("floor", *METHODS, *LOOPS)}
+    for batch in batches:
+        for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+            rows["floor"][f"{kind}, batch {batch}"] = floor(shape, batch, dtype)
+            for name in METHODS:
+                rows[name][f"{kind}, batch {batch}"] = ours(name, shape, batch, dtype)
+        for name in METHODS:
+            checkpointed = ours(name, shape, batch, torch.bfloat16, checkpointing=True)
+            rows[name][f"bf16, batch {batch}, checkpointing"] = checkpointed
+        for name in LOOPS:
+            rows[name][f"fp32, batch {batch}"] = stock(name, shape, batch)
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", default="sd15", choices=SHAPES)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    report = {"shape": args.shape, "rows": count(args.shape, args.batches)}
+    report["versions"] = versions(torch.device("cpu"))["versions"]
+    print(memory_table(report))
+    if args.out:
+        write_json(args.out, report)
+
+
+if __name__ == "__main__":
+    main()

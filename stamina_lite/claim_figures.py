@@ -11,7 +11,7 @@ from PIL.Image import Image
 from .cells import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
 from .data import UserError
 from .metrics import mean_interval
-from .plots import colour, kept_pictures, sheet
+from .plots import colour, kept_pictures, name_points, sheet
 
 WINDOW = 10  # tasks in a point of a curve
 
@@ -52,15 +52,12 @@ def plane(found: list[Found]) -> Figure:
     there = [(row, gain(found, row, "all"), of_row(found, row)) for row in rows_of(found)]
     points = [(number(by_concept(runs, drift)), learned, row) for row, learned, runs in there
               if learned and drift(runs[0].results) is not None]  # fmt: skip
-    for k, (lost, learned, row) in enumerate(sorted(points, key=lambda point: point[0].mean)):
+    for lost, learned, row in points:
         axis.errorbar(
             learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),
             color=colour(row), marker="o", markersize=4, linewidth=0.8,
         )  # fmt: skip
-        axis.annotate(
-            row, (learned.mean, lost.mean), (1.03, (k + 0.5) / len(points)), textcoords="axes fraction", va="center",
-            fontsize=7, arrowprops={"arrowstyle": "-", "color": colour(row), "linewidth": 0.5, "relpos": (0, 0.5)},
-        )  # fmt: skip
+    name_points(axis, {row: (learned.mean, lost.mean, colour(row)) for lost, learned, row in points})
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.axhline(0, color="#777777", linewidth=0.8)
     axis.margins(y=0.1)

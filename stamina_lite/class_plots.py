@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from . import metrics
 from .cells import Number
 from .data import UserError
+from .plots import name_points
 
 FAMILIES = {  # colours of Okabe and Ito by family, told apart by the colour-blind too; a line style within a family
     "bounds": ("#000000", ("ub", "ncm")),
@@ -114,17 +115,20 @@ def ranking(numbers: Mapping[str, Mapping[int, Number]]) -> Figure:
 def learned_and_kept(results: list[dict]) -> Figure:
     """Accuracy of tasks just learned against F_N, a dot a run: what forgets nothing because it learns nothing is left.
 
-    F_N as in the CODA-Prompt code (`metrics.forgetting_coda`). Raises UserError where no run has two tasks.
+    F_N as in the CODA-Prompt code (`metrics.forgetting_coda`); names stand in its order. Raises
+    UserError where no run has two tasks.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    means: dict[str, tuple[float, float, str]] = {}
     for method, runs in by_method([r for r in results if r["f_n"] is not None]).items():
         x = [sum(row[-1] for row in r["accuracy"]) / len(r["accuracy"]) for r in runs]
         y = [r["f_n"] for r in runs]
-        axis.scatter(x, y, s=26, color=style(method)["color"], linewidths=0, alpha=0.8)
-        mean = sum(x) / len(x), sum(y) / len(y)
-        axis.annotate(method, mean, xytext=(5, 3), textcoords="offset points", size=8)
-    if not axis.collections:
+        shade = style(method)["color"]
+        axis.scatter(x, y, s=26, color=shade, linewidths=0, alpha=0.8)
+        means[method] = sum(x) / len(x), sum(y) / len(y), shade
+    if not means:
         plt.close(figure)
         raise UserError("no run has learned a second task, so nothing can be forgotten yet: let one go on")
+    name_points(axis, means)
     axis.set(xlabel="Accuracy of a task just learned, mean (%)", ylabel="F_N (points lost from task to task)")
     return figure

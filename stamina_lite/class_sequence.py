@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import adaptation, metrics
+from .adaptation import Change
 from .checkpoint import load_task, write_json
 from .class_methods import make_class_method
 from .class_sets import ClassSet, class_tasks, of_classes, task_pictures
@@ -173,9 +174,7 @@ MEASURES = {
     "f_n": ("F_N", "points lost from task to task, mean (as CODA-Prompt's code has it); lower is better"),
     "f_n_chaudhry": ("F_N Chaudhry", "points lost since a task was known best; lower is better"),
 }
-KEPT = (
-    "weight_change", "step_change", "touched", "alignment", "mask_density", "mask_overlap", "seconds", "peak_memory"
-)  # fmt: skip
+KEPT = (*Change().numbers(), "mask_overlap", "seconds", "peak_memory")  # of a task's record, beside those above
 
 
 def fingerprint(vit) -> str:

@@ -266,6 +266,15 @@ def colour(method: str) -> str:
     return (COLOURS | ROWS).get(method, "#444444")
 
 
+def name_points(axis: Axes, points: dict[str, tuple[float, float, str]]) -> None:
+    """Names at the right of a plot, in the order of height, each with a line to its point: name -> (x, y, colour)."""
+    for k, (name, (x, y, shade)) in enumerate(sorted(points.items(), key=lambda point: point[1][1])):
+        axis.annotate(
+            name, (x, y), (1.03, (k + 0.5) / len(points)), textcoords="axes fraction", va="center",
+            fontsize=7, arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.5, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
 def mean_series(series: list[list[float]]) -> tuple[list[int], list[float]]:
     """Tasks 1, 2, … and the mean over runs at each; where runs differ in length, over those that have got so far."""
     length = max(len(s) for s in series)

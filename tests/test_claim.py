@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,10 @@ from PIL import Image
 from stamina_lite import cells, claim, claim_figures, class_claim, studies
 from stamina_lite.data import UserError
 from stamina_lite.grid import SEAL, load_grid, results_hash
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import step_tables  # noqa: E402
 
 ROWS = {"ti++": {}, "lora-alone": {}, "c-lora": {}, "stamina": {"forget": 1.0}, "offline": {}}
 NAMES = [f"c{k:02d}" for k in range(20)]
@@ -365,7 +370,7 @@ def test_documents_show_what_the_stored_runs_say(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = claim.documents(ROOT / "results", ROOT / "notebooks" / "params")
     blocks |= studies.blocks(ROOT / "results")
-    blocks |= class_claim.blocks(ROOT / "results", ROOT / "notebooks" / "params")
+    blocks |= class_claim.blocks(ROOT / "results", ROOT / "notebooks" / "params") | step_tables.blocks(ROOT / "results")
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)
     for name, table in shown.items():

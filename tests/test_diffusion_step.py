@@ -14,6 +14,7 @@ import diffusion_step  # noqa: E402
 import stable_diffusion  # noqa: E402
 import step_arithmetic  # noqa: E402
 import step_memory  # noqa: E402
+import step_tables  # noqa: E402
 from stock_loops import LOOPS, make_loop  # noqa: E402
 
 from stamina_lite import load_base  # noqa: E402
@@ -161,6 +162,19 @@ def test_memory_is_counted_by_method_batch_precision_and_checkpointing():
     assert 4 * weights < held["stamina"] < more and again < more and 0.4 * more < half < 0.8 * more
     stock = [step_memory.stock("dreambooth-lora", "tiny", batch) for batch in (1, 4)]
     assert 4 * weights < stock[0] < stock[1]
+
+
+def test_counted_memory_is_written_and_told(tmp_path, capsys):
+    """A row of the table has its GiB in the column of its kind, and no number where nothing was counted."""
+    step_memory.main(["--shape", "tiny", "--batches", "2", "--out", str(tmp_path / "memory.json")])
+    report = json.loads((tmp_path / "memory.json").read_text())
+    assert set(report["rows"]) == {"floor", *step_memory.METHODS, *LOOPS}
+    report["rows"]["stamina"]["bf16, batch 2, checkpointing"] = 3 * 2**30 + 2**28
+    head, _, *lines = step_tables.memory_table(report).splitlines()
+    place = head.split(" | ").index("bf16, batch 2, checkpointing")
+    shown = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[place].strip(" |") for line in lines}
+    assert shown["stamina"] == "3.2" and shown["floor"] == shown["custom-diffusion"] == "–"
+    assert "custom-diffusion" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", ["--concepts 1", "--steps 0", "--batches 4 0"])

@@ -1,0 +1,34 @@
+"""What step_memory.py and diffusion_step.py have stored, as tables."""
+
+from pathlib import Path
+
+from stamina_lite.checkpoint import read_json
+from stamina_lite.tables import table
+
+
+def memory_table(report: dict) -> str:
+    """GiB at the peak of a step, a row a method or published loop."""
+    kinds = sorted({kind for row in report["rows"].values() for kind in row})
+    lines = []
+    for name, row in report["rows"].items():
+        lines.append([name, *(f"{row[kind] / 2**30:.1f}" if kind in row else "–" for kind in kinds)])
+    return table(["GiB", *kinds], lines)
+
+
+def step_table(report: dict) -> str:
+    """Seconds of a step beside the floor's: as counted and as measured."""
+    lines = []
+    for batch, rows in report["rows"].items():
+        for name, row in rows.items():
+            counted = report["predicted"][batch][name]
+            numbers = [f"{row['seconds']:.2f}", f"{row['ratio']:.2f}", f"{counted['ratio']:.2f}"]
+            work = [f"{counted['flops'] / 1e9:,.0f}", f"{counted['moved'] / 1e9:.1f}", f"{counted['launches']:.0f}"]
+            lines.append([name, batch, *numbers, *work])
+    head = ["row", "batch", "s a step", "× floor", "× floor, predicted", "GFLOP", "GB moved", "operators"]
+    return table(head, lines)
+
+
+def blocks(results: Path) -> dict[str, str]:
+    """The tables that a folder of results has numbers for, by the name under which documents show them."""
+    stored = {"memory": (memory_table, "step_memory.json"), "step": (step_table, "diffusion_step.json")}
+    return {name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()}
