@@ -203,13 +203,13 @@ def fall_of_gain(found: list[Found], row: str, other: str) -> Number | None:
 
 
 def verdict(value: Number | None, want: str, bound: float = 0.0) -> str:
-    """holds: the whole interval is on the wanted side of the bound; in part: only the mean is."""
+    """holds: the whole interval is on the wanted side of the bound; not settled: only the mean is."""
     if value is None:
         return "–"
     mean, low, high = ((v - bound) * (1 if want == "above" else -1) for v in (value.mean, value.low, value.high))
     if min(low, high) > 0:
         return "holds"
-    return "holds in part" if mean > 0 else "does not hold"
+    return "not settled" if mean > 0 else "does not hold"
 
 
 def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str]:
