@@ -1,7 +1,7 @@
 """Build `celebs25`, 25 people of CelebA-HQ with at least 15 pictures each, from a copy on disk.
 
     python data_scripts/celeba_hq.py --from CelebAMask-HQ.zip --identities identity_CelebA.txt
-    python data_scripts/celeba_hq.py --from CelebAMask-HQ --list data_scripts/lists/celebs25.csv
+    python data_scripts/celeba_hq.py --from CelebAMask-HQ --list celebs25.csv      a list that --write-list made
 
 Nothing is fetched: the terms (non-commercial research, no copies to others) ask you to agree to them first.
 

@@ -2,7 +2,7 @@
 
     python data_scripts/google_landmarks.py --contact you@example.org     metadata (GBs), then the chosen pictures alone
     python data_scripts/google_landmarks.py --from train                  from the data set's own tar files, extracted
-    python data_scripts/google_landmarks.py --list data_scripts/lists/waterfalls25.csv
+    python data_scripts/google_landmarks.py --list waterfalls25.csv        a list that --write-list made
 
 Weyand et al., "Google Landmarks Dataset v2", CVPR 2020: photos of Wikimedia Commons under Creative Commons licences,
 most of which ask you to name the author: waterfalls25/sources.csv does. Addresses and columns are those of an early

@@ -101,3 +101,10 @@ def vit():
         made = timm.create_model("vit_tiny_patch16_224", **shape)
     made.pretrained_cfg = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "input_size": (3, 32, 32)}
     return made
+
+
+@pytest.fixture
+def small_sets(monkeypatch):
+    """Real sets of three concepts a half, and no pauses."""
+    monkeypatch.setattr("real_sets.COUNT", 3)
+    monkeypatch.setattr("downloads.PAUSE", 0.0)
