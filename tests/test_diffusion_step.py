@@ -76,6 +76,10 @@ def test_all_rows_are_measured_and_written(tmp_path, capsys):
     assert all(task["bytes"] > 4 * report["counts"]["adapted"] for task in report["concepts"]["tasks"])
     assert report["rows"]["1"]["c-lora"]["trained"] == report["counts"]["adapter"] + 32  # factors, and a token's row
     assert torch.__version__.startswith(report["versions"]["torch"]) and "stamina" in capsys.readouterr().out
+    where, _, head, _, *lines = step_tables.step_table(report).splitlines()
+    assert where.startswith(report["device"]) and "latents of 8, 2 steps" in where and len(lines) == len(names)
+    row = dict(zip(head.split(" | "), lines[0].split(" | "), strict=True))
+    assert row["× floor"] == "1.00" and row["s a step"] == f"{report['rows']['1']['floor']['seconds']:.2f}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
