@@ -147,7 +147,7 @@ def detail_table(drawn: Drawn, tasks: int) -> str:
 
 
 PAIRS = ((C_LORA, CODA), (STAMINA, C_LORA), (STAMINA, CODA), (C_LORA, "lora"), (CODA, "ncm"), (C_LORA, "ncm"))
-PAIRS += (("ub", "ncm"),)
+PAIRS += (("ub", "ncm"), ("lora-scaled", "ncm"), ("ewc", "ncm"))
 PAIRS += ((STAMINA, "ncm"), (STAMINA, "stamina-no-mask"), (STAMINA, "stamina-random-mask"))
 PAIRS += (("stamina-no-mask", "coda-p-slow-head"), ("stamina-no-mask", C_LORA), ("coda-p-slow-head", CODA))
 
