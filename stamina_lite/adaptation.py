@@ -122,8 +122,8 @@ def restore(layers: list[Layer], tensors: dict[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         if kind == "memory":
-            what, _, layer = name.partition(".")
-            named[layer].memory[what] = tensor.to(named[layer].start.device)
+            what, _, name = name.partition(".")
+            named[name].memory[what] = tensor.to(named[name].start.device)
 
 
 def mean_overlap(before: dict, now: dict) -> dict | None:

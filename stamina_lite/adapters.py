@@ -5,6 +5,7 @@ nothing of ours is left.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +165,8 @@ class MLPMask(Mask):
     Z[i] = relu(u_i W1 + b1) W2 + b2, u: (D1, width) never trained, Z[i]: 2 D2 numbers (on, off). [ours]
     """
 
+    u: Tensor
+
     def __init__(self, shape, rank: int = 16, width: int = 16, generator: torch.Generator | None = None, **options):
         super().__init__(shape, **options)
         rows, columns = self.shape
@@ -202,11 +205,14 @@ class FreeMask(Mask):
         self.Z = nn.Parameter(torch.randn(rows, 2 * columns, generator=generator))
 
     def logits(self) -> tuple[Tensor, Tensor]:
-        return self.Z.chunk(2, dim=1)
+        on, off = self.Z.chunk(2, dim=1)
+        return on, off
 
 
 class RandomMask(Mask):
     """A fixed mask, drawn once: `density` of the weights are open, nothing of it is learned. An ablation [ours]."""
+
+    open: Tensor
 
     def __init__(self, shape, density: float, generator: torch.Generator | None = None, **options):
         super().__init__(shape, **options)
@@ -232,11 +238,11 @@ class Layer:
     rows: only these of the module's tensor, as K and V of a weight that holds Q, K and V; all where not said.
     """
 
-    def __init__(self, name: str, module: nn.Module, parameter: str = "weight", rows: slice | None = None):
+    def __init__(self, name: str, module: Any, parameter: str = "weight", rows: slice | None = None):
         self.name, self.module, self.parameter, self.rows = name, module, parameter, rows
         self.start = self.weight.detach().float().clone()
         self.current = self.start.clone()
-        self.adapter: Update | None = None
+        self.adapter: Any = None  # an `Update`, while a task is learned
         self.past = torch.zeros_like(self.start)
         self.memory: dict[str, Tensor] = {}
 

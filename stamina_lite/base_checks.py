@@ -31,7 +31,7 @@ def weights_in(folder: Path, variant: str | None) -> list[Path]:
 
 def check_folder(folder: Path, weights: bool = True, called: str | None = None) -> None:
     """Every file a pipeline needs, by name, before anything is loaded; weights: those of its models too."""
-    index, called = folder / "model_index.json", called or folder
+    index, called = folder / "model_index.json", called or str(folder)
     if not index.is_file():
         raise UserError(f"{called} is no diffusers folder: model_index.json is missing")
     try:

@@ -61,9 +61,9 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
     check_device(device)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = base if isinstance(base, Base) else resolve(base, config)
-    load = from_file if found.config else from_folder
+    dtype = dtype or precision(device)
     with without_bars():
-        pipe = load(found, dtype or precision(device))
+        pipe = from_file(found.path, found.config, dtype) if found.config else from_folder(found.path, dtype)
     check_fit(pipe, found.name)
     pipe.scheduler = noising(pipe.scheduler, found.name)
     pipe = pipe.to(device)
@@ -127,7 +127,7 @@ def resolve(base: str | Path, config: str | Path | None = None, before: dict | N
     if path.exists() or not named:
         kinds = f"{', '.join(EMBEDDED)}, a folder, a .safetensors file, or a hub id (owner/name)"
         raise UserError(f"no base model at {base}: give {kinds}")
-    return from_hub(*named.groups())
+    return from_hub(named[1], named[2])
 
 
 def configuration(file: Path, given: str | Path | None) -> Base:
@@ -143,7 +143,7 @@ def configuration(file: Path, given: str | Path | None) -> Base:
         found = Base(Path(given), str(Path(given).resolve()))
     elif named:
         try:
-            found = from_hub(*named.groups(), weights=False)
+            found = from_hub(named[1], named[2], weights=False)
         except UserError as error:
             raise UserError(f"no configuration for {file} ({error}): {ANOTHER}") from None
     else:
@@ -184,47 +184,45 @@ def fetch(name: str, revision: str | None, files) -> Path:
         raise UserError(f"cannot fetch {name} ({first_line(error)}): try again, or {elsewhere}") from None
 
 
-def from_folder(base: Base, dtype):
+def from_folder(home: Path, dtype):
     """A pipeline from a diffusers folder, when every weight of its models is known to come from there."""
     import diffusers
     import transformers
 
-    check_folder(base.path)
+    check_folder(home)
     models = {}
     try:
         for name, kind in CLASSES.items():
-            folder = base.path / name
+            folder = home / name
             loader = getattr(transformers if name == "text_encoder" else diffusers, kind)
             how = {"variant": next(v for v in VARIANTS if weights_in(folder, v)), "use_safetensors": True}
             how |= {"ignore_mismatched_sizes": True} if name == "text_encoder" else {}  # told of, and refused below
             models[name], told = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
             check_keys(folder, told)
-        return diffusers.StableDiffusionPipeline.from_pretrained(base.path, **models, **bare())
+        return diffusers.StableDiffusionPipeline.from_pretrained(home, **models, **bare())
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the base {base.path}: {first_line(error)}") from None
+        raise UserError(f"cannot load the base {home}: {first_line(error)}") from None
 
 
-def from_file(base: Base, dtype):
+def from_file(file: Path, config: Base, dtype):
     """A pipeline from a single file; weights that diffusers did not find there it leaves without storage."""
     from diffusers import StableDiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    how = {"config": str(base.config.path), "local_files_only": True, "dtype": dtype, **bare()}
+    how = {"config": str(config.path), "local_files_only": True, "dtype": dtype, **bare()}
     try:
-        pipe = StableDiffusionPipeline.from_single_file(str(base.path), **how)
+        pipe = StableDiffusionPipeline.from_single_file(str(file), **how)
     except NotImplementedError:  # weights without storage cannot be moved to a device, as diffusers does at once
-        raise UserError(
-            f"{base.path} lacks weights that {base.config.name} wants: fetch it again, or {ANOTHER}"
-        ) from None
+        raise UserError(f"{file} lacks weights that {config.name} wants: fetch it again, or {ANOTHER}") from None
     except (OSError, ValueError, RuntimeError, KeyError, SingleFileComponentError) as error:
-        raise UserError(f"{base.path} does not fit {base.config.name} ({first_line(error)}): {ANOTHER}") from None
+        raise UserError(f"{file} does not fit {config.name} ({first_line(error)}): {ANOTHER}") from None
     for model in (pipe.unet, pipe.vae, pipe.text_encoder):
-        refuse_missing(base.path, [name for name, weight in model.state_dict().items() if weight.is_meta])
-    held = sum(key.startswith("model.diffusion_model.") for key in keys_of(base.path))
+        refuse_missing(file, [name for name, weight in model.state_dict().items() if weight.is_meta])
+    held = sum(key.startswith("model.diffusion_model.") for key in keys_of(file))
     if held != len(pipe.unet.state_dict()):  # what is left over diffusers passes by
-        raise UserError(f"{base.path} has a larger U-Net than {base.config.name} says: {ANOTHER}")
+        raise UserError(f"{file} has a larger U-Net than {config.name} says: {ANOTHER}")
     return pipe
 
 

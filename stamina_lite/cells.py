@@ -5,7 +5,7 @@ percentile bootstraps over concepts. Rows are compared concept by concept, run b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import metrics
@@ -15,6 +15,7 @@ from .grid import SEAL, Cell, check_seal, load_grid
 
 ENDS = 5  # "first" and "last" are this share of the tasks: the first and the last fifth
 TOKEN = "ti++"  # the token alone: what weights add is told against it
+Value = Callable[[dict], list | None]  # of a run's results, an entry a task; None where the run has none
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Found:
     """A cell of the grid as it was found: its results, or why there are none."""
 
     cell: Cell
-    results: dict | None = None
+    results: dict = field(default_factory=dict)
     failed: str = ""
 
 
@@ -48,7 +49,8 @@ def read_cells(folder: Path, grid: Path) -> list[Found]:
     cells = {cell.name: cell for cell in load_grid(grid)}
     found = {}
     for file in sorted(Path(folder).glob(f"*/{SEAL}")):
-        seal, home = check_seal(file.parent), file.parent
+        home = file.parent
+        seal = check_seal(home) or {}
         cell = cells.get(home.name)
         if cell is None:
             raise UserError(f"{home} is no cell of {grid.name}: take it away, or add it there")
@@ -65,9 +67,9 @@ def of_row(found: list[Found], row: str) -> list[Found]:
     return [f for f in found if f.cell.row == row and f.results]
 
 
-def by_concept(runs: list[Found], value: Callable[[dict], list]) -> dict[str, float]:
-    """Mean over runs of what `value` says of each concept; value(results) has one entry a task, in their order."""
-    return mean_of_pairs(pair for f in runs for pair in zip(f.results["tasks"], value(f.results), strict=False))
+def by_concept(runs: list[Found], value: Value) -> dict[str, float]:
+    """Mean over runs of what `value` says of each concept."""
+    return mean_of_pairs(pair for f in runs for pair in zip(f.results["tasks"], value(f.results) or (), strict=False))
 
 
 def mean_of_pairs(pairs) -> dict[str, float]:
@@ -85,7 +87,7 @@ def number(values: dict[str, float]) -> Number | None:
     return Number(sum(each) / len(each), *metrics.mean_interval(each))
 
 
-def difference(found: list[Found], row: str, other: str, value: Callable[[dict], list], part: str = "all"):
+def difference(found: list[Found], row: str, other: str, value: Value, part: str = "all") -> Number | None:
     """row less other, concept by concept over the runs of equal order and seed: a Number, or None without such runs.
 
     part: "all" tasks, or the "first" or "last" fifth.
@@ -94,9 +96,10 @@ def difference(found: list[Found], row: str, other: str, value: Callable[[dict],
     pairs = []
     for f in of_row(found, row):
         there = others.get((f.cell.way, f.cell.seed))
-        if there is None or value(f.results) is None or value(there) is None:
+        mine, theirs = value(f.results), value(there) if there else None
+        if mine is None or theirs is None:
             continue
-        gaps = [a - b for a, b in zip(value(f.results), value(there), strict=True)]
+        gaps = [a - b for a, b in zip(mine, theirs, strict=True)]
         pairs += ends([*zip(f.results["tasks"], gaps, strict=False)], part)
     return number(mean_of_pairs(pairs))
 

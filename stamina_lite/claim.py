@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from . import cells, studies
-from .cells import ENDS, TOKEN, Found, Number, drift, final, learned, of_row, plasticity, rows_of
+from .cells import ENDS, TOKEN, Found, Number, Value, drift, final, learned, of_row, plasticity, rows_of
 from .checkpoint import read_json
 from .grid import Cell, load_grid
 from .tables import shown, table
@@ -51,10 +51,15 @@ def length_table(found: list[Found]) -> str:
         for key, digits, scale in (("a_mmd_each", 2, 1), ("concept_accuracy_each", 0, 100)):
             for n in lengths:
                 at = [f for f in runs if str(n) in f.results["stages"]]
-                each = cells.by_concept(at, lambda r, n=n, key=key: r["stages"][str(n)][key])
+                each = cells.by_concept(at, at_stage(n, key))
                 values.append(shown(cells.number(each), digits, scale))
         lines.append(values)
     return table(head, lines)
+
+
+def at_stage(n: int, key: str) -> Value:
+    """A measure of every concept after n of them."""
+    return lambda r: r["stages"][str(n)][key]
 
 
 def pair_table(found: list[Found], pairs: list[tuple[str, str]]) -> str:
@@ -80,8 +85,9 @@ def ceiling_table(found: list[Found]) -> str:
     for row in rows_of(found):
         if row == ALONE or not any(plasticity(f.results) for f in of_row(found, row)):
             continue  # of what learns all at once nothing was just learned
-        gaps = [(value, part, *form) for value, *form in ((learned, 0, 100), (plasticity, 2, 1)) for part in PARTS]
-        lines.append([row, *(shown(cells.difference(found, row, ALONE, v, part), *form) for v, part, *form in gaps)])
+        gaps = [(cells.difference(found, row, ALONE, learned, part), 0, 100) for part in PARTS]
+        gaps += [(cells.difference(found, row, ALONE, plasticity, part), 2, 1) for part in PARTS]
+        lines.append([row, *(shown(gap, digits, scale) for gap, digits, scale in gaps)])
     return table(head, lines)
 
 
@@ -170,10 +176,11 @@ def claims_table(found: list[Found], speed: dict | None = None) -> str:
     if stored:
         kept = f"{max(stored):.3g} % of the U-Net"
         lines.append(["nothing is added", "stored beside the model", kept, "does not hold" if any(stored) else "holds"])
-    for when in ("early", "late") if speed else ():
-        fewer = studies.fewer_steps(speed, STAMINA, C_LORA, when == "late")
-        what = f"steps to 90 % of its likeness less C-LoRA's, {when} tasks"
-        lines.append(["it needs fewer steps", what, shown(fewer, 0), verdict(fewer, "below")])
+    if speed:
+        for when in ("early", "late"):
+            fewer = studies.fewer_steps(speed, STAMINA, C_LORA, when == "late")
+            what = f"steps to 90 % of its likeness less C-LoRA's, {when} tasks"
+            lines.append(["it needs fewer steps", what, shown(fewer, 0), verdict(fewer, "below")])
     return table(["claim", "what is measured", "number", "verdict"], lines)
 
 

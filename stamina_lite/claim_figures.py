@@ -49,9 +49,8 @@ def plane(found: list[Found]) -> Figure:
     little because it learned little.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    there = [(row, gain(found, row, "all"), of_row(found, row)) for row in rows_of(found)]
-    points = [(number(by_concept(runs, drift)), learned, row) for row, learned, runs in there
-              if learned and drift(runs[0].results) is not None]  # fmt: skip
+    there = [(number(by_concept(of_row(found, row), drift)), gain(found, row, "all"), row) for row in rows_of(found)]
+    points = [(lost, learned, row) for lost, learned, row in there if lost and learned]
     for lost, learned, row in points:
         axis.errorbar(
             learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),

@@ -53,8 +53,8 @@ def draw(found: list[Found]) -> Drawn:
     measures = {}
     for f in found:
         if f.results:
-            R = accuracies(f.results)
-            measures[f.cell.row, f.cell.way, f.cell.seed] = {name: measure(R) for name, measure in MEASURES.items()}
+            R, key = accuracies(f.results), (f.cell.row, int(f.cell.way), f.cell.seed)
+            measures[key] = {name: measure(R) for name, measure in MEASURES.items()}
     return Drawn(found, measures)
 
 
@@ -146,10 +146,10 @@ def detail_table(drawn: Drawn, tasks: int) -> str:
     return table(head, lines)
 
 
-PAIRS = ((C_LORA, CODA), (STAMINA, C_LORA), (STAMINA, CODA), (C_LORA, "lora"), (CODA, "ncm"), (C_LORA, "ncm"))
-PAIRS += (("ub", "ncm"), ("lora-scaled", "ncm"), ("ewc", "ncm"))
-PAIRS += ((STAMINA, "ncm"), (STAMINA, "stamina-no-mask"), (STAMINA, "stamina-random-mask"))
-PAIRS += (("stamina-no-mask", "coda-p-slow-head"), ("stamina-no-mask", C_LORA), ("coda-p-slow-head", CODA))
+PAIRS = [(C_LORA, CODA), (STAMINA, C_LORA), (STAMINA, CODA), (C_LORA, "lora"), (CODA, "ncm"), (C_LORA, "ncm")]
+PAIRS += [("ub", "ncm"), ("lora-scaled", "ncm"), ("ewc", "ncm")]
+PAIRS += [(STAMINA, "ncm"), (STAMINA, "stamina-no-mask"), (STAMINA, "stamina-random-mask")]
+PAIRS += [("stamina-no-mask", "coda-p-slow-head"), ("stamina-no-mask", C_LORA), ("coda-p-slow-head", CODA)]
 
 
 def pair_table(drawn: Drawn) -> str:

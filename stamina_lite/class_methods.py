@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ class InfLoRA(Method):
         self.inputs = input_covariances(model, pictures)
 
     def adapter(self, layer, generator):
-        adapter = super().adapter(layer, generator)
+        adapter: Any = super().adapter(layer, generator)
         directions = leading(self.inputs[layer.module], layer.memory.get("space"), len(adapter.B))
         adapter.B.requires_grad_(False).copy_(directions)
         return adapter
@@ -129,6 +130,10 @@ class InfLoRA(Method):
 
 class Decoupled(LowRank):
     """W_t = W_init + Σ_{k<t} α_k D_k + A_t B_t: past directions D_k, of norm one, stay; their magnitudes α_k learn."""
+
+    past: Tensor
+    A_past: Tensor
+    B_past: Tensor
 
     def __init__(self, layer: Layer, rank: int, generator: torch.Generator | None = None):
         super().__init__(layer.current, rank, generator)

@@ -59,8 +59,8 @@ def accuracy_matrix(result: dict) -> Figure:
                     i, t, f"{value:.0f}", ha="center", va="center", color="white" if value < 60 else "black", size=8
                 )
     axis.set(xlabel="Classes of task i", ylabel="After task t", title=result["method"])
-    axis.set_xticks(range(n), range(1, n + 1))
-    axis.set_yticks(range(len(R)), range(1, len(R) + 1) if len(R) > 1 else ["all"])
+    axis.set_xticks(range(n), [str(i + 1) for i in range(n)])
+    axis.set_yticks(range(len(R)), [str(t + 1) for t in range(len(R))] if len(R) > 1 else ["all"])
     figure.colorbar(image, ax=axis, label="Accuracy (%)")
     return figure
 

@@ -38,7 +38,7 @@ MEANINGS = {name: meaning for name, meaning in MEASURES.values()} | {
 
 def overview(runs: list[tuple[str, dict, dict | None]]) -> str:
     """The table of measures of runs: their place, run.json and results.json."""
-    rows = [row(place, about, results) for place, about, results in runs if results is not None]
+    rows = [row(place, about, results) for place, about, results in runs if results]
     if not rows:
         return ""
     meanings = (f"<b>{escape(name)}</b>: {escape(text)}." for name, text in MEANINGS.items())

@@ -85,7 +85,7 @@ class ContinualClassifier:
         self.masks = learned.masks
         if self.run:
             self.run.save(record, self._tensors(), learned.steps)
-            write_json(self.out / "results.json", self.results())
+            write_json(self.run.folder / "results.json", self.results())
         return record
 
     def learn_all(self, progress: bool = True) -> dict:

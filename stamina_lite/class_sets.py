@@ -6,7 +6,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -34,7 +34,8 @@ class Pictures(Protocol):
     content: bytes that tell these pictures from others, for a hash. of: only the pictures at these places.
     """
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor: ...
 
     @property
     def size(self) -> int: ...
@@ -287,4 +288,8 @@ def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
-CLASS_SETS = {"renditions": renditions, "tuning": partial(renditions, "tuning"), "imagenet-r": imagenet_r}
+CLASS_SETS: dict[str, Callable[..., ClassSet]] = {
+    "renditions": renditions,
+    "tuning": partial(renditions, "tuning"),
+    "imagenet-r": imagenet_r,
+}

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from .class_sets import TaskPictures
 from .data import UserError
 from .drawing import seeded
 from .method import Method
-from .prompts import PrefixAttention
+from .prompts import Pool, PrefixAttention
 
 
 @dataclass
@@ -35,9 +36,10 @@ class Classifier:
     configuration says.
     """
 
-    def __init__(self, vit: nn.Module, classes: int, method: Method, tasks: int, seed: int):
+    def __init__(self, vit, classes: int, method: Method, tasks: int, seed: int):
         check(vit)
-        self.vit, self.method, self.seed = vit, method, seed
+        self.vit: Any = vit
+        self.method, self.seed = method, seed
         vit.reset_classifier(classes)
         vit.eval().requires_grad_(False)
         self.head = vit.head
@@ -47,7 +49,7 @@ class Classifier:
         self.mean, self.std = (
             torch.tensor(vit.pretrained_cfg[k]).view(3, 1, 1).to(self.device) for k in ("mean", "std")
         )
-        self.pool = method.prompts(vit.embed_dim, len(vit.blocks), tasks, seeded(seed, 0, 6))
+        self.pool: Pool | None = method.prompts(vit.embed_dim, len(vit.blocks), tasks, seeded(seed, 0, 6))
         self.layers: list[Layer] = []
         if self.pool is not None:
             self.pool.to(self.device)
@@ -165,11 +167,15 @@ class Classifier:
         shut, given = self._shut(pictures.classes), 0
         while given < n:
             for x, label in pictures.batches(1, generator):
-                if given < n:
-                    given += 1
-                    yield lambda x=x, label=label: F.cross_entropy(
-                        self.logits(x.to(self.device)).masked_fill(shut, -torch.inf), label.to(self.device)
-                    )
+                if given == n:
+                    return
+
+                def loss(x=x, label=label) -> Tensor:
+                    logits = self.logits(x.to(self.device))
+                    return F.cross_entropy(logits.masked_fill(shut, -torch.inf), label.to(self.device))
+
+                given += 1
+                yield loss
 
     @torch.no_grad()
     def restore_head(self, weight: Tensor, bias: Tensor) -> None:

@@ -260,7 +260,7 @@ def methods(args) -> None:
         print(f"methods for {half}")
         for name, (method, defaults) in listed.items():
             changed = "".join(f" {key}={value}" for key, value in defaults.items())
-            print(f"{name:22s} {method.__doc__.splitlines()[0]}{' Defaults:' + changed if changed else ''}")
+            print(f"{name:22s} {str(method.__doc__).splitlines()[0]}{' Defaults:' + changed if changed else ''}")
         print("settings where a method names no other:")
         print(" ".join(f"{key}={value}" for key, value in settings.as_dict().items()), end="\n\n")
 

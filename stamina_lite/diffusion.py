@@ -151,7 +151,11 @@ class TextToImage(Drawing):
         captions = self.tokenize(pictures.captions)
         for _ in range(n):
             x, told = pictures.pick(1, generator)
-            yield lambda x=x, told=told: self.errors(x, captions, told, generator).sum()
+
+            def loss(x=x, told=told) -> Tensor:
+                return self.errors(x, captions, told, generator).sum()
+
+            yield loss
 
     def base_pictures(self, prompts: list[str], n: int, guidance: float = GUIDANCE) -> Pictures:
         """n pictures that the base drew of prompts in turn: the same for every task, run and method."""

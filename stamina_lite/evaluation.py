@@ -65,7 +65,7 @@ class Evaluation:
         done, last = learner.records, len(self.concepts)
         names = [c.name for c in self.concepts][: len(done)]
         real = self.real(self.features, learner.model.size)
-        mmd = {i: {} for i in sorted({i for i, _ in self.drawn})}
+        mmd: dict[int, dict] = {i: {} for i in sorted({i for i, _ in self.drawn})}
         for (i, j), x in self.drawn.items():
             mmd[i][j + 1] = metrics.mmd2(real[j], x)
         series = ("weight_change", "step_change", "touched", "alignment", "mask_density", "mask_overlap", "seconds")
@@ -114,15 +114,15 @@ class Evaluation:
         final = [self.drawn[last, j] for j in range(last)]
         bounds = [metrics.bootstrap(r, x) for r, x in zip(real, final, strict=True)]
         grey, _ = metrics.concept_accuracy([self.drawn_grey[last, j] for j in range(last)], real_grey)
-        learned = (None, None)
+        learned, learned_each = None, None
         if not learner.method.joint:
-            learned = metrics.concept_accuracy([self.drawn[j + 1, j] for j in range(last)], real)
+            learned, learned_each = metrics.concept_accuracy([self.drawn[j + 1, j] for j in range(last)], real)
         return self._stage(real, last) | {
             "a_mmd_intervals": bounds,  # 95 %, of each concept, over pictures
             "recognised_as": metrics.nearest_concepts(final, real),
             "concept_accuracy_grey": grey,
-            "concept_accuracy_when_learned": learned[0],
-            "concept_accuracy_when_learned_each": learned[1].tolist() if learned[1] is not None else None,
+            "concept_accuracy_when_learned": learned,
+            "concept_accuracy_when_learned_each": learned_each.tolist() if learned_each is not None else None,
         }
 
 

@@ -129,7 +129,7 @@ def to_tokens(learner: ContinualLearner, folder: Path, base: Callable, rank: Non
     return checked(Verified(f"loaded {len(custom)} of {len(custom)} tokens", *gaps), tolerance=0.0)
 
 
-KINDS = {"diffusers": to_diffusers, "lora": to_lora, "tokens": to_tokens}
+KINDS: dict[str, Callable[..., Verified]] = {"diffusers": to_diffusers, "lora": to_lora, "tokens": to_tokens}
 
 
 def factorise(layer: Layer, rank: int | None) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ which `clip`, or any CLIP folder or hub id, gives. Which CLIP the paper took cou
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -61,7 +61,7 @@ class Lite0:
     dim = 1280
 
     def __init__(self, device: str = "cpu", greyscale: bool = False):
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
         network.load_state_dict(load_file(LITE0))
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # about twice as fast on a CPU
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
@@ -87,7 +87,7 @@ class Clip:
 
     def __init__(self, source: str, device: str = "cpu", greyscale: bool = False, download: bool = False):
         try:
-            network, loaded = CLIPVisionModelWithProjection.from_pretrained(
+            both: Any = CLIPVisionModelWithProjection.from_pretrained(
                 source, local_files_only=not download, use_safetensors=True, output_loading_info=True
             )
         except OSError as error:
@@ -95,6 +95,7 @@ class Clip:
                 f"no CLIP weights (safetensors) for {source} on this machine: give the folder of a CLIP model, "
                 "a hub id with download allowed, or use the shipped features lite0"
             ) from error
+        network, loaded = both
         if loaded["missing_keys"]:  # transformers would fill them with random numbers and only log it
             raise UserError(
                 f"{source} is not a CLIP model: {len(loaded['missing_keys'])} image weights are missing in it"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
@@ -33,8 +34,8 @@ class Cell:
     way: str | int  # of `ways`
     seed: int
     protocol: dict
-    shared = ("set", "pictures", "stages", "guidance")  # what a protocol says of all rows
-    ways = "orders"  # what a group of cells calls them
+    shared: ClassVar[tuple[str, ...]] = ("set", "pictures", "stages", "guidance")  # what a protocol says of all rows
+    ways: ClassVar[str] = "orders"  # what a group of cells calls them
     make_method = staticmethod(make_method)
 
     @classmethod
@@ -64,7 +65,7 @@ class Cell:
         """What `stamina-lite bench` is told beside method, settings and folder."""
         p = self.protocol
         stages = ["--stages", *map(str, p["stages"])] if p["stages"] else []
-        order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", self.way.replace(" ", "-")]
+        order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", str(self.way).replace(" ", "-")]
         return [p["set"], *order, "--pictures", str(p["pictures"]), "--guidance", str(p["guidance"]), *stages]
 
     def finished(self, out: Path) -> bool:
@@ -118,7 +119,7 @@ class ClassCell(Cell):
 
 def read_grid(content: dict, file: Path) -> list[Cell]:
     """The cells of a grid in their order. Raises UserError where the file says something that cannot be run."""
-    protocol, wanted = content.get("protocol"), content.get("cells")
+    protocol = content.get("protocol")
     classes = isinstance(protocol, dict) and protocol.get("set") in CLASS_SETS
     kind = ClassCell if classes else Cell
     known = sorted((*kind.shared, "rows"))
@@ -127,7 +128,7 @@ def read_grid(content: dict, file: Path) -> list[Cell]:
     if not classes and protocol["set"] not in SETS:
         raise UserError(f"{file}: unknown set {protocol['set']}: choose one of {', '.join((*SETS, *CLASS_SETS))}")
     cells = []
-    for entry in wanted:
+    for entry in content["cells"]:
         if not isinstance(entry, dict) or sorted(entry) != sorted(("rows", "seeds", kind.ways)):
             raise UserError(f"{file}: {entry} is no group of cells: expected rows, seeds and {kind.ways}")
         for way, seed, row in itertools.product(entry[kind.ways], entry["seeds"], entry["rows"]):

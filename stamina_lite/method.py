@@ -1,6 +1,7 @@
 """What a method of continual learning may decide, and the settings it starts from."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,7 @@ class Method:
     """
 
     name = ""
+    settings: Any  # `Settings`, or `class_methods.ClassSettings`
     defaults: dict = {}  # for text-to-image; those for classification stand in `class_methods`
     everywhere = False  # every weight may change, not only K and V (of a U-Net: those of its cross-attention)
     parts = "kv"  # which of a ViT's Q, K and V may change where not every weight may
@@ -94,7 +96,7 @@ class Method:
         """settings: those to learn by; without them the method's defaults for text-to-image, changed by options."""
         self.settings = settings or Settings().changed(**{**self.defaults, **options})
 
-    def prompts(self, width: int, depth: int, tasks: int, generator: torch.Generator) -> nn.Module | None:
+    def prompts(self, width: int, depth: int, tasks: int, generator: torch.Generator) -> Any:
         """A `prompts.Pool` for a ViT of so many blocks, made once for all tasks, or None."""
         return None
 

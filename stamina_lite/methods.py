@@ -1,5 +1,7 @@
 """Every method of the text-to-image tables: a short class that says how it differs, and no more."""
 
+from typing import Any
+
 import torch
 
 from .adapters import Full, Layer, MaskedLowRank
@@ -142,7 +144,7 @@ class LoRAOrthogonal(LoRA):
     defaults = {"lr": 2.5e-3, "lr_token": 4e-2}
 
     def adapter(self, layer, generator):
-        adapter = super().adapter(layer, generator)
+        adapter: Any = super().adapter(layer, generator)
         rank, columns = adapter.B.shape
         _, sizes, directions = torch.linalg.svd(layer.past, full_matrices=True)  # (D2, D2), by falling size
         used = int((sizes > 1e-6 * sizes[0]).sum()) if sizes[0] > 0 else 0

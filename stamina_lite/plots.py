@@ -114,7 +114,8 @@ def forgetting(results: list[dict]) -> Figure:
     for method, runs in by_method(results).items():
         pairs = [pair for r in runs for pair in then_and_now(r)]
         if pairs:
-            axis.scatter(*zip(*pairs, strict=True), s=18, color=colour(method), label=method, alpha=0.8, linewidths=0)
+            then, now = zip(*pairs, strict=True)
+            axis.scatter(then, now, s=18, color=colour(method), label=method, alpha=0.8, linewidths=0)
     if not axis.collections:
         plt.close(figure)
         raise UserError("no run is finished, so forgetting is not known yet: let one end first")
@@ -211,7 +212,7 @@ def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
         for axis, picture in zip(line, row, strict=False):
             axis.imshow(picture)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     return figure
 
 
@@ -237,7 +238,7 @@ def run_sheet(
             rows.append(real[name][:columns])
             titles.append(f"{name}, real")
         for stage in stages:
-            task = {"learned": tasks.index(name) + 1, "final": len(tasks)}.get(stage, stage)
+            task = {"learned": tasks.index(name) + 1, "final": len(tasks)}.get(str(stage), stage)
             rows.append(kept_pictures(run, task, name)[:columns])
             titles.append(f"{name}, {stage if isinstance(stage, str) else f'after {stage}'}")
     return sheet(rows, titles)

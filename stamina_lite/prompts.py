@@ -5,6 +5,7 @@ by Smith et al. 2023 (CODA-Prompt); sizes and starts are those of that paper's c
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ class PrefixAttention(nn.Module):
 
     Without one it is the stock module. It knows no output gate and, with a prefix, no mask.
     """
+
+    attention: Any  # timm's Attention
 
     def __init__(self, attention: nn.Module):
         super().__init__()
@@ -44,6 +47,8 @@ class PrefixAttention(nn.Module):
 
 class Pool(nn.Module):
     """Prompts of all tasks, of full size from the start, so that its state_dict is all that a run needs to go on."""
+
+    task: Tensor
 
     def __init__(self, layers: Sequence[int]):
         super().__init__()
@@ -201,7 +206,7 @@ class L2P(Prompting):
     """The nearest prompts of one pool (Learning to Prompt, Wang et al. 2022)."""
 
     name = "l2p++"
-    layers = (0,)
+    layers: tuple[int, ...] = (0,)
     pool, length, top = 30, 20, 5
 
     def make_pool(self, width, tasks, generator):

@@ -61,7 +61,7 @@ class Run:
 
     folder: Path
     about: dict
-    results: dict | None
+    results: dict  # empty where it has none
 
     @property
     def classes(self) -> bool:
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.results is not None and "a_mmd" in self.results
+        return "a_mmd" in self.results
 
 
 def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
@@ -126,7 +126,7 @@ def read_run(folder: Path) -> Run:
     check_seal(folder)
     about, file = read_json(folder / "run.json"), folder / "results.json"
     if not file.exists():
-        return Run(folder, about, None)
+        return Run(folder, about, {})
     if about.get("half") == "classification":
         return Run(folder, about, class_report.check(read_json(file), file))
     return Run(folder, about, plots.load_results(folder))
@@ -147,7 +147,7 @@ def alike(runs: list[Run]) -> list[list[Run]]:
     """Runs with results, grouped by what they learned and from which base: only these belong in one figure."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        if run.results is not None:
+        if run.results:
             a = run.about
             same = (a.get(key) for key in ("set", "set_hash", "base", "tasks"))
             groups.setdefault(tuple(map(str, same)), []).append(run)
@@ -156,7 +156,7 @@ def alike(runs: list[Run]) -> list[list[Run]]:
 
 def overview(runs: list[Run], here: Path) -> str:
     """The table of measures, with what they mean."""
-    measured = [run for run in runs if run.results is not None]
+    measured = [run for run in runs if run.results]
     if not measured:
         return ""
     head = [
@@ -197,7 +197,7 @@ def figures(runs: list[Run]) -> str:
 
 def unfinished(runs: list[Run], here: Path) -> str:
     """Runs that have measured nothing."""
-    names = [place(run, here) for run in runs if run.results is None]
+    names = [place(run, here) for run in runs if not run.results]
     text = "No results.json: the run was interrupted before its first measure, or only learned (stamina-lite learn)."
     return f"<h2>Unfinished</h2><p>{text}</p>{bullets(map(escape, names))}" if names else ""
 
@@ -227,7 +227,7 @@ def details(run: Run, here: Path) -> str:
         masks = plots.load_masks(run.folder)
         if masks:
             parts.append(inline(plots.mask_panel(masks), "What the folded masks leave open, and how far they overlap."))
-    if run.classes and run.results is not None:
+    if run.classes and run.results:
         caption = "Accuracy on every task's classes after every task: down a column a task is forgotten."
         parts.append(inline(class_plots.accuracy_matrix(run.results), caption))
     rows = [
@@ -239,7 +239,7 @@ def details(run: Run, here: Path) -> str:
 
 def flat(content: dict, prefix: str = "") -> list[tuple[str, object]]:
     """Nested settings as (dotted name, value)."""
-    pairs = []
+    pairs: list[tuple[str, object]] = []
     for key, value in content.items():
         pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return pairs

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +125,7 @@ def reproduce(
     return failed
 
 
-def read_preset(preset: str, notebooks: Path, out: Path) -> list[Cell]:
+def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Cell]:
     """The cells of a preset, by its name or its file."""
     if not notebooks.is_dir():
         raise UserError(

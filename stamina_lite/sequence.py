@@ -157,9 +157,11 @@ def run_sequence(
     """Learn all concepts in order, measure each just after it was learned and all at the end; returns the results.
 
     results.json is rewritten after every task; pictures are kept under images/after-TTT/. Of several processes the
-    first measures; the others return nothing.
+    first measures; the others return nothing. Raises UserError where the learner has no folder.
     """
-    measure = parallel.first()
+    if learner.out is None:
+        raise UserError("a measured sequence needs a folder for its pictures and results: give the learner an out")
+    measure, table = parallel.first(), learner.out / "results.json"
     check_tokens([c for c in concepts if c.token not in learner.model.custom], learner.pipe.tokenizer)
     silent = not (progress and measure)
     bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", disable=silent)
@@ -168,14 +170,14 @@ def run_sequence(
         bar.set_postfix(loss=f"{record['loss']:.4f}")
         if measure:
             evaluation.after(learner, task, concepts[:task] if task in evaluation.stages else [concept])
-            write_json(learner.out / "results.json", evaluation.results(learner))
+            write_json(table, evaluation.results(learner))
     if learner.method.joint:
         learner.learn_jointly(concepts, progress)
     if not measure:
         return {}
     evaluation.after(learner, len(concepts), concepts)
     results = evaluation.results(learner)
-    write_json(learner.out / "results.json", results)
+    write_json(table, results)
     return results
 
 

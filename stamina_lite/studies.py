@@ -69,8 +69,8 @@ def mask_shares(report: dict) -> dict[str, tuple[Number, float]]:
     for name, rows in report["rows"].items():
         falls = {k: [r[k]["base weights"] - r[k]["folded"] for r in (rows, plain)] for k in rows}
         open_ = [row["density"] for row in rows.values() if row["density"] is not None]
-        share = mean([mine / full for mine, full in falls.values()])
-        found[name] = (share, sum(open_) / len(open_) if open_ else 1.0)
+        if share := mean([mine / full for mine, full in falls.values()]):
+            found[name] = (share, sum(open_) / len(open_) if open_ else 1.0)
     return found
 
 

@@ -1,5 +1,7 @@
 """Custom tokens: new rows of the embedding table, trained as free vectors or as the output of small MLPs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -26,6 +28,8 @@ class MLP(nn.Module):
     The hidden layer is averaged, not summed, so that one learning rate suits both.
     """
 
+    u: Tensor
+
     def __init__(self, start: Tensor, generator: torch.Generator | None = None, hidden: int = 128):
         super().__init__()
         width, device = len(start), start.device
@@ -42,6 +46,8 @@ class MLP(nn.Module):
 class Rows(nn.Module):
     """Parametrization of an embedding table (n, width): some rows are tokens', every other passes through."""
 
+    index: Tensor
+
     def __init__(self, made: dict[int, nn.Module]):
         super().__init__()
         self.tokens = nn.ModuleList(made.values())
@@ -55,15 +61,16 @@ class Rows(nn.Module):
 def attach(table: nn.Embedding, made: dict[int, nn.Module]) -> None:
     """Train rows of the table by tokens, {row: token}; the table itself stays as it is."""
     parametrize.register_parametrization(table, "weight", Rows(made).to(table.weight.device))
-    table.parametrizations.weight.original.requires_grad_(False)
+    parametrizations: Any = table.parametrizations
+    parametrizations.weight.original.requires_grad_(False)
 
 
 @torch.no_grad()
 def fold(table: nn.Embedding) -> dict[int, Tensor]:
     """Write the tokens' rows into the table and leave the embedding stock; returns the rows in fp32."""
-    parametrization = table.parametrizations.weight[0]
-    indices = parametrization.index.tolist()
-    rows = {i: token().clone() for i, token in zip(indices, parametrization.tokens, strict=True)}
+    parametrizations: Any = table.parametrizations
+    made = parametrizations.weight[0]
+    rows = {i: token().clone() for i, token in zip(made.index.tolist(), made.tokens, strict=True)}
     parametrize.remove_parametrizations(table, "weight", leave_parametrized=False)
     for index, row in rows.items():
         table.weight[index] = row.to(table.weight.dtype)
