@@ -1,6 +1,9 @@
 """What a training step holds in memory at its peak, counted without computing it, on the device "meta".
 
     python benchmarks/step_memory.py --out results/step_memory.json
+    python benchmarks/step_memory.py --compute stamina --batches 1
+
+The second holds the count of a method against a task that is computed, on a CPU in fp32.
 
 Counted is every tensor from its making to its end: weights, what the backward pass needs, gradients, the optimizer's
 two moments. Not counted is what a device holds beside tensors: its context, work space of kernels, gaps between blocks.
@@ -20,10 +23,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stamina_lite import concepts, make_method
 from stamina_lite.checkpoint import write_json
+from stamina_lite.diffusion import TextToImage
 from stamina_lite.versions import versions
 
 METHODS = ("ti++", "lora", "c-lora", "stamina")
+KINDS = "counted", "computed"
 
 
 class Held(TorchDispatchMode):
@@ -107,6 +113,17 @@ def ours(name: str, shape: str, batch: int, dtype: torch.dtype, latent=None, che
     return peak(make)
 
 
+def computed(name: str, shape: str, batch: int, latent: int | None = None) -> int:
+    """The peak of a whole second task of one of our methods, learned on a CPU in fp32: what `ours` counts a step of."""
+    first, second = concepts("mini50", count=2)
+    with Held() as held:
+        model = TextToImage(build(shape, torch.device("cpu"), latent=latent))
+        model.learn(first, make_method(name, steps=1, batch=batch), 0, 1)
+        held.peak = held.now
+        model.learn(second, make_method(name, steps=2, batch=batch), 0, 2)
+        return held.peak
+
+
 def stock(name: str, shape: str, batch: int, latent: int | None = None) -> int:
     """A step of a published loop, in fp32: its autocast knows no device "meta"."""
 
@@ -139,8 +156,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", default="sd15", choices=SHAPES)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--compute", choices=METHODS, help="only this method, counted and computed")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
+    if args.compute:
+        for batch in args.batches:
+            peaks = ours(args.compute, args.shape, batch, torch.float32), computed(args.compute, args.shape, batch)
+            told = " GiB, ".join(f"{kind} {held / 2**30:.3f}" for kind, held in zip(KINDS, peaks, strict=True))
+            print(f"{args.compute}, batch {batch}: {told} GiB")
+        return
     report = {"shape": args.shape, "rows": count(args.shape, args.batches)}
     report["versions"] = versions(torch.device("cpu"))["versions"]
     print(memory_table(report))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -168,6 +169,13 @@ def test_memory_is_counted_by_method_batch_precision_and_checkpointing():
     assert 4 * weights < stock[0] < stock[1]
 
 
+@pytest.mark.parametrize("name", step_memory.METHODS)
+def test_counted_memory_is_that_of_a_task_that_is_computed(name):
+    """Of a batch of 4; of less, encoding the pictures holds more at this size than a step does."""
+    counted = step_memory.ours(name, "tiny", 4, torch.float32)
+    assert step_memory.computed(name, "tiny", 4) == pytest.approx(counted, rel=0.01)
+
+
 def test_counted_memory_is_written_and_told(tmp_path, capsys):
     """A row of the table has its GiB in the column of its kind, and no number where nothing was counted."""
     step_memory.main(["--shape", "tiny", "--batches", "2", "--out", str(tmp_path / "memory.json")])
@@ -179,6 +187,12 @@ def test_counted_memory_is_written_and_told(tmp_path, capsys):
     shown = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[place].strip(" |") for line in lines}
     assert shown["stamina"] == "3.2" and shown["floor"] == shown["custom-diffusion"] == "–"
     assert "custom-diffusion" in capsys.readouterr().out
+
+
+def test_a_count_is_told_beside_the_computed(capsys):
+    step_memory.main("--shape tiny --batches 4 --compute lora".split())
+    counted, computed = (float(number) for number in re.findall(r"[\d.]+(?= GiB)", capsys.readouterr().out))
+    assert 0.01 < counted < 0.03 and computed == pytest.approx(counted, rel=0.1)
 
 
 @pytest.mark.parametrize("wrong", ["--concepts 1", "--steps 0", "--batches 4 0"])
