@@ -10,11 +10,15 @@ from .tables import shown, table
 
 C_LORA, STAMINA, ALONE = "c-lora", "stamina", "lora-alone"
 PARTS = "first", "last", "all"
+BRIEF = "row", "runs", "A_mmd", "F_mmd", "accuracy %", "when learned %"  # columns of the README's table
 LOOK_ALIKES = ("01", "02"), ("03", "04"), ("10", "11"), ("18", "19")  # people with the same hair and another skin
 
 
-def main_table(found: list[Found]) -> str:
-    """Every row: what is known at the end, what was forgotten, what was learned, and what it costs."""
+def main_table(found: list[Found], only: tuple[str, ...] = ()) -> str:
+    """Every row: what is known at the end, what was forgotten, what was learned, and what it costs.
+
+    only: the columns that are wanted, all where none is named.
+    """
     head = ["row", "runs", "A_mmd", "F_mmd", "KID ×10³", "accuracy %", "when learned %", "gain, first", "gain, last"]
     head += ["trained %", "stored %", "s a concept"]
     lines = []
@@ -38,7 +42,8 @@ def main_table(found: list[Found]) -> str:
         seconds = [s for r in results for s in r["seconds"]]
         numbers += [f"{cost['train']:.3g}", f"{cost['store']:.3g}", f"{sum(seconds) / len(seconds):.0f}"]
         lines.append([row, count, *numbers])
-    return table(head, lines)
+    wanted = [k for k, name in enumerate(head) if not only or name in only]
+    return table([head[k] for k in wanted], [[line[k] for k in wanted] for line in lines])
 
 
 def length_table(found: list[Found]) -> str:
@@ -228,6 +233,7 @@ def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str
     pairs += [(STAMINA, row) for row in there if row.startswith(("stamina-", "c-lora-"))]
     return {
         "main": main_table(found),
+        "brief": main_table(found, BRIEF),
         "lengths": length_table(found),
         "pairs": pair_table(found, [p for p in pairs if set(p) <= set(there)]),
         "ceiling": ceiling_table(found),

@@ -20,6 +20,8 @@ from .tables import shown, table
 
 DRAWS = 1000
 C_LORA, STAMINA, CODA = "c-lora", "stamina", "coda-p"
+NAMES = {"a_n": "A_N", "f_n": "F_N"}
+BRIEF = "ub", "ft", "ewc", "coda-p", "lora", "c-lora", "stamina", "stamina-no-mask", "ncm"  # rows of the README's table
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,16 @@ def number(runs: dict[int, Tensor]) -> Number | None:
     return Number(drawn[:, 0].mean().item(), low, high)
 
 
-def main_table(drawn: Drawn) -> str:
-    """A_N and F_N of every row, for every number of tasks."""
+def main_table(drawn: Drawn, only: tuple[str, ...] = (), measures: tuple[str, ...] = ("a_n", "f_n")) -> str:
+    """A_N and F_N of every row, or only of some, for every number of tasks."""
     ways = drawn.lengths
-    head = ["method", "runs", *(f"A_N, {n} tasks" for n in ways), *(f"F_N, {n} tasks" for n in ways)]
+    head = ["method", "runs", *(f"{NAMES[measure]}, {n} tasks" for measure in measures for n in ways)]
     lines = []
     for row in rows_of(drawn.found):
+        if only and row not in only:
+            continue
         runs = " + ".join(str(sum(f.cell.way == n for f in of_row(drawn.found, row))) for n in ways)
-        numbers = [drawn.number(row, n, measure) for measure in ("a_n", "f_n") for n in ways]
+        numbers = [drawn.number(row, n, measure) for measure in measures for n in ways]
         lines.append([row, runs, *(shown(v, 1) for v in numbers)])
     return table(head, lines)
 
@@ -182,9 +186,8 @@ def claims_table(drawn: Drawn) -> str:
     for said, row, other, measure, side in CLAIMS:
         gaps = [drawn.less(row, other, n, measure) for n in ways]
         if any(gaps):
-            name = {"a_n": "A_N", "f_n": "F_N"}[measure]
             told = [word for gap in gaps for word in (shown(gap, 1), verdict(gap, side))]
-            lines.append([said, f"{name} of {row} less {other}", *told])
+            lines.append([said, f"{NAMES[measure]} of {row} less {other}", *told])
     return table(head, lines)
 
 
@@ -199,6 +202,7 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
     drawn = draw(found)
     return tables | {
         "classes": main_table(drawn),
+        "classes_brief": main_table(drawn, BRIEF, ("a_n",)),
         "classes_detail": detail_table(drawn, 10 if 10 in drawn.lengths else drawn.lengths[-1]),
         "classes_pairs": pair_table(drawn),
         "classes_claims": claims_table(drawn),

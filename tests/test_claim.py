@@ -127,6 +127,9 @@ def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
     offline = dict(zip(head, rows["offline"], strict=True))
     assert offline["runs"] == "1 (1 failed)" and offline["F_mmd"] == "–" and offline["gain, first"] == "–"
     assert dict(zip(head, rows["lora-alone"], strict=True))["stored %"] == "9"
+    brief = claim.main_table(cells.read_cells(home, grid), claim.BRIEF).splitlines()
+    assert [c.strip() for c in brief[0].strip("|").split("|")] == [*claim.BRIEF] and len(brief) == len(lines)
+    assert next(line for line in brief if "stamina" in line).split(" | ")[2] == "2.70 [2.70, 2.70]"
 
 
 def test_what_is_learned_is_told_against_the_ceiling(home, grid):

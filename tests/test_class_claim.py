@@ -125,6 +125,9 @@ def test_tables_tell_every_row_and_verdicts(found):
     assert ub[:2] == ["| ub", "1 + 1"] and ub[2].startswith("90.0 [") and ub[4] == "–"
     c_lora = next(line for line in main if "c-lora" in line).split(" | ")
     assert c_lora[1] == "2 + 2" and c_lora[4].startswith("10.0 [")
+    brief = [line.strip("| ").split(" | ") for line in tables.main_table(drawn, ("ub", "ncm"), ("a_n",)).splitlines()]
+    assert brief[0] == ["method", "runs", "A_N, 2 tasks", "A_N, 4 tasks"] and [line[0] for line in brief[2:]] == ["ub"]
+    assert brief[2][2] == ub[2]
     claims = tables.claims_table(drawn).splitlines()
     said = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in claims[2:]}
     assert said["C-LoRA knows more at the end than CODA-P"][3] == "holds"
@@ -138,7 +141,7 @@ def test_tables_tell_every_row_and_verdicts(found):
 
 def test_documents_get_the_tables_of_what_is_stored(found, tmp_path):
     blocks = tables.blocks(tmp_path, tmp_path)
-    assert {*blocks} == {"classes", *(f"classes_{name}" for name in ("detail", "pairs", "claims", "missing"))}
+    assert {*blocks} == {"classes", *(f"classes_{name}" for name in ("brief", "detail", "pairs", "claims", "missing"))}
     assert blocks["classes_missing"].startswith("14 of 16 cells") and "ub 2 of 4" in blocks["classes_missing"]
     assert blocks["classes_detail"] == tables.detail_table(tables.draw(found), 4), "ten tasks, or the most there are"
     assert tables.blocks(tmp_path / "classes", tmp_path) == {}
