@@ -20,9 +20,10 @@ from torch.utils.flop_counter import flop_registry
 
 from stamina_lite import make_method, tokens
 from stamina_lite.adaptation import Adaptation, on_device
-from stamina_lite.adapters import MLPMask, layers_of
+from stamina_lite.adapters import layers_of
 from stamina_lite.diffusion import CROSS_ATTENTION
 from stamina_lite.drawing import seeded
+from stamina_lite.masks import MLPMask
 
 
 @dataclass

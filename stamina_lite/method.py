@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import FactorMask, FreeMask, Layer, LowRank, MLPMask, RandomMask, Update
+from .adapters import Layer, LowRank, Update
 from .data import UserError
 from .drawing import GUIDANCE
+from .masks import FactorMask, FreeMask, MLPMask, RandomMask
 from .pictures import Pictures
 from .tokens import Vector
 

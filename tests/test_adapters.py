@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from stamina_lite.adapters import FactorMask, FreeMask, Layer, LowRank, MaskedLowRank, MLPMask, layers_of
+from stamina_lite.adapters import Layer, LowRank, MaskedLowRank, layers_of
+from stamina_lite.masks import FactorMask, FreeMask, MLPMask
 
 
 def generator(seed=0):
