@@ -1,5 +1,6 @@
 """The weight half of a task, from the first step to the fold: what a method does to the layers of any model."""
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from . import metrics
 from .adapters import Layer
+from .data import UserError
 from .method import Method
 
 
@@ -87,6 +89,18 @@ class Adaptation:
             mask_density=mean([m.float().mean().item() for m in self.masks.values()]) if self.masks else None,
             masks=self.masks,
         )
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raise UserError where training has run away: what it would leave is no model any more."""
+    if not math.isfinite(loss):
+        raise UserError(f"the loss is {loss} at step {step + 1}: lower the learning rates (--lr) or the penalties")
+
+
+def check_trained(groups: list[dict]) -> None:
+    """The same of what the last step has left in an optimizer's groups."""
+    if not all(parameter.isfinite().all() for group in groups for parameter in group["params"]):
+        raise UserError("the last step has left no finite weights: lower the learning rates (--lr) or the penalties")
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adaptation import Adaptation, Change, withdraw
+from .adaptation import Adaptation, Change, check_finite, check_trained, withdraw
 from .adapters import Layer, every_weight, parts_of
 from .class_sets import TaskPictures
 from .data import UserError
@@ -121,9 +121,11 @@ class Classifier:
                 optimizer.step()
                 schedule.step()
                 numbers = {"loss": loss.item(), "cross_entropy": wrong.item()}
+                check_finite(numbers["loss"], len(log))
                 log.append({"step": len(log), **numbers})
                 if on_step:
                     on_step(len(log), numbers)
+        check_trained(groups)
         self.head.requires_grad_(False)
         return sum(p.numel() for p in inside + own), log
 

@@ -9,9 +9,10 @@ import os
 import shlex
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
-from .options import DEVICE, add_run_options, at_least, given_settings, scale
+from .options import DEVICE, add_run_options, at_least, folder, given_settings, scale
 
 OUT_OF_MEMORY = (
     "out of GPU memory: make room and give the same command, a run goes on from its last finished task; "
@@ -46,6 +47,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"stamina-lite: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if not error.filename:
+            raise
+        told = f"cannot read or write {error.filename} ({error.strerror})"
+        print(f"stamina-lite: {told}: see who may, and whether there is room", file=sys.stderr)
+        return 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,6 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     top = Parser(prog="stamina-lite", description="Continual text-to-image customisation: STAMINA and C-LoRA.")
+    top.add_argument("--version", action="version", version=f"stamina-lite {version('stamina-lite')}")
     verbs = top.add_subparsers(metavar="VERB", required=True)
 
     def verb(run, **options) -> Parser:
@@ -74,7 +82,7 @@ def parser() -> Parser:
     add_run_options(p)
 
     p = verb(generate)
-    p.add_argument("folder", metavar="RUN", type=Path, help="a run's folder")
+    p.add_argument("folder", metavar="RUN", type=folder, help="a run's folder")
     p.add_argument("--prompt", required=True, help='for instance "a photo of <person-03>"')
     p.add_argument("-n", type=at_least(1), default=8, help="how many pictures (8)")
     p.add_argument("--seed", type=at_least(0), default=0, help="picture k depends on the seed and k alone (0)")
@@ -83,7 +91,7 @@ def parser() -> Parser:
     p.add_argument("--steps", type=at_least(1), default=10, help="of the sampler (10; ddim wants 20 or more)")
     p.add_argument("--batch", type=at_least(1), default=64, help="pictures at a time (64); they are the same pictures")
     p.add_argument("--grid", action="store_true", help="all of them in one picture too")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/images/generated)")
+    p.add_argument("--out", type=folder, metavar="DIR", help="where to (RUN/images/generated)")
     p.add_argument("--device", help=DEVICE)
 
     p = verb(bench)
@@ -95,7 +103,7 @@ def parser() -> Parser:
     )
     p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N concepts, or classes")
     p.add_argument("--tasks", type=at_least(1), default=10, metavar="N", help="classes: how many tasks they make (10)")
-    p.add_argument("--data", type=Path, metavar="DIR", help="celeba-landmarks50, imagenet-r: filled by data_scripts")
+    p.add_argument("--data", type=folder, metavar="DIR", help="celeba-landmarks50, imagenet-r: filled by data_scripts")
     p.add_argument(
         "--stages", type=at_least(1), nargs="+", default=[], metavar="N", help="measure after N concepts too"
     )
@@ -105,22 +113,22 @@ def parser() -> Parser:
     add_run_options(p, classes=True)
 
     p = verb(export)
-    p.add_argument("folder", metavar="RUN", type=Path, help="a run's folder")
+    p.add_argument("folder", metavar="RUN", type=folder, help="a run's folder")
     p.add_argument("--to", required=True, choices=("diffusers", "lora", "tokens"), help="what it becomes")
-    p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    p.add_argument("--out", required=True, type=folder, metavar="DIR", help="a new folder")
     p.add_argument("--rank", type=at_least(1), metavar="R", help="of the LoRA (as high as the update's own: exact)")
     p.add_argument("--device", help=DEVICE)
 
     p = verb(report)
     p.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one that holds runs")
-    p.add_argument("--out", required=True, metavar="FILE", help="the HTML file")
+    p.add_argument("--out", required=True, type=folder, metavar="FILE", help="the HTML file")
 
     verb(methods)
     verb(info)
 
     p = verb(reproduce)
     p.add_argument("preset", metavar="PRESET", help="a name in notebooks/params, or a YAML file")
-    p.add_argument("--out", required=True, metavar="DIR", help="where executed notebooks go")
+    p.add_argument("--out", required=True, type=folder, metavar="DIR", help="where executed notebooks go")
     p.add_argument("--engine", default="local", help="local or ray (local)")
     p.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="notebooks at a time (1)")
     return top
@@ -145,7 +153,7 @@ def learn(args) -> None:
         record = learner.learn(concept)
         how = f"loss {record['loss']:.4f}  {record['seconds']:.0f} s" if new else "learned already"
         print(f"{record['task']:3d}  {concept.token}  {how}", flush=True)
-    print(f'next: stamina-lite generate {shlex.quote(args.out)} --prompt "a photo of {found[-1].token}"')
+    print(f'next: stamina-lite generate {shlex.quote(str(args.out))} --prompt "a photo of {found[-1].token}"')
 
 
 def generate(args) -> None:
@@ -160,9 +168,9 @@ def generate(args) -> None:
     learner = open_run(args.folder, lambda there: load_recorded(there, args.device))
     how = {"guidance": args.guidance or learner.method.settings.guidance, "steps": args.steps, "sampler": args.sampler}
     pictures = learner.generate(args.prompt, args.n, args.seed, batch=args.batch, **how)
-    folder = args.out or args.folder / "images" / "generated"
+    home = args.out or args.folder / "images" / "generated"
     about = {"prompt": args.prompt, "seed": args.seed, **how, "run": args.folder.resolve().name}
-    for path in save_described(pictures, folder, about, args.grid):
+    for path in save_described(pictures, home, about, args.grid):
         print(path)
 
 
@@ -196,7 +204,7 @@ def bench_concepts(args) -> None:
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.3f}"
         print(f"{name:18s} {value:>7s}   {meaning}")
-    print(f"next: stamina-lite report {shlex.quote(args.out)} --out report.html")
+    print(f"next: stamina-lite report {shlex.quote(str(args.out))} --out report.html")
 
 
 def bench_classes(args) -> None:
@@ -228,14 +236,14 @@ def bench_classes(args) -> None:
 def export(args) -> None:
     """Write what a run has learned as files that other tools load, and check that they do."""
     from .bases import load_recorded
-    from .checkpoint import read_json
+    from .checkpoint import read_record
     from .export import export as write
     from .parallel import refuse
     from .sequence import open_run
 
     refuse()
     quiet()
-    about = read_json(args.folder / "run.json")
+    about = read_record(args.folder / "run.json")
     learner = open_run(args.folder, lambda _: load_recorded(about, args.device))
     print(write(learner, args.to, args.out, lambda: load_recorded(about, args.device), args.rank))
     print(args.out)
@@ -308,7 +316,7 @@ def open_learner(args, found, settings: dict, about: dict):
     """The learner of a run, new or gone on with; nothing is written before base, device and tokens are checked."""
     from . import parallel
     from .bases import load_base, precision_of, resolve
-    from .checkpoint import read_json
+    from .checkpoint import read_record
     from .data import check_tokens
     from .sequence import ContinualLearner
 
@@ -317,7 +325,7 @@ def open_learner(args, found, settings: dict, about: dict):
     if not parallel.first():  # one of several processes speaks
         sys.stdout = open(os.devnull, "w")
     run = Path(args.out) / "run.json"
-    before = read_json(run) if run.is_file() else None
+    before = read_record(run) if run.is_file() else None
     base = resolve(args.base or "mini", args.base_config, before)
     pipe = load_base(base, args.device or device, precision_of(before) if before else None)
     check_tokens(found, pipe.tokenizer)

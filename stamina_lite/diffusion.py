@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
 from . import parallel, past, tokens
-from .adaptation import Adaptation, Change, withdraw
+from .adaptation import Adaptation, Change, check_finite, check_trained, withdraw
 from .adapters import Layer, every_weight, layers_of
 from .data import Concept, UserError
 from .drawing import GUIDANCE, Drawing, seeded
@@ -43,6 +43,7 @@ class TextToImage(Drawing):
             self.layers: list[Layer] = every_weight(self.unet) if everywhere else layers_of(self.unet, CROSS_ATTENTION)
         except ValueError as error:
             raise UserError(f"this base cannot be customised: {error}") from None
+        self.before = 0  # tasks that the base has learned already, if it was exported from a run
         past.take_up(self)
         self.prior: Pictures | None = None  # what the base draws of general words, for methods that train beside it
 
@@ -56,9 +57,11 @@ class TextToImage(Drawing):
     ) -> Learned:
         """Train on pictures of a concept, or of several, then fold: the pipeline is stock again and knows its token.
 
-        on_step(step, numbers) is called after every step. Draws depend on (seed, task) alone.
+        on_step(step, numbers) is called after every step. Draws depend on (seed, task) alone. Raises UserError where
+        the loss is no finite number any more.
         """
         started = time.perf_counter()
+        again, task = method.joint and task > 1, task + self.before
         concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
         parts = [self.encode(c.load(self.size)) for c in concepts]
         subjects = [c.token for c, part in zip(concepts, parts, strict=True) for _ in part]
@@ -67,7 +70,7 @@ class TextToImage(Drawing):
         made = {}
         for concept in concepts:
             start = tokens.random_start(self.table, self.words, begin)
-            if method.joint and task > 1:
+            if again:
                 start = self.table.weight[self.custom[concept.token]].detach().float().clone()
             self.add_token(concept.token, start)
             made[concept.token] = method.token(start, inside).to(self.device)
@@ -101,6 +104,8 @@ class TextToImage(Drawing):
         groups = [{"params": [p for token in made for p in token.parameters()], "lr": s.lr_token}]
         groups += [{"params": factors, "lr": s.lr}] if factors else []
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+        # Of a loss as it is most gradients inside a U-Net in fp16 are smaller than its smallest number.
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.unet.dtype == torch.float16)
         captions = self.tokenize([*own.captions, *(beside.captions if beside else ())])
         batches = [s.batch, *([max(1, s.batch // 2)] if beside else [])]
         mine, n = parallel.share(*batches), s.batch // parallel.count()
@@ -118,14 +123,17 @@ class TextToImage(Drawing):
                 penalties = adaptation.penalties()
                 penalties += [s.prior * errors[n:].mean()] if beside else []
                 loss = diffusion + torch.stack(penalties).sum() if penalties else diffusion
-                loss.backward()
+                scaler.scale(loss).backward()
             losses = torch.stack([loss, diffusion]).detach()
             parallel.average([losses, *(p.grad for group in groups for p in group["params"] if p.grad is not None)])
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             numbers = dict(zip(("loss", "diffusion"), losses.tolist(), strict=True))
+            check_finite(numbers["loss"], step)
             log.append({"step": step, **numbers})
             if on_step:
                 on_step(step, numbers)
+        check_trained(groups)
         return log
 
     def errors(

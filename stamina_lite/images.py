@@ -10,13 +10,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .data import Concept, UserError
+from .checkpoint import writing
+from .data import Concept
 
 
 def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for k, picture in enumerate(pictures):
-        picture.save(folder / f"{k:02d}.png")
+        write_png(folder / f"{k:02d}.png", picture)
 
 
 def from_folder(folder: Path) -> Tensor:
@@ -52,14 +53,22 @@ def save_described(pictures: list[Image.Image], folder: Path, about: dict, as_gr
     named = [(f"{k:02d}", picture, {**about, "picture": k}) for k, picture in enumerate(pictures)]
     named += [("grid", grid(pictures), {**about, "pictures": len(pictures)})] if as_grid else []
     paths = []
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for which, picture, told in named:
             chunks = PngInfo()
             for key, value in told.items():
                 chunks.add_itxt(key, str(value))
             paths.append(folder / f"{name}-seed{about['seed']}-{which}.png")
-            picture.save(paths[-1], pnginfo=chunks)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
+            write_png(paths[-1], picture, chunks)
     return paths
+
+
+def write_png(file: Path, picture: Image.Image, chunks: PngInfo | None = None) -> None:
+    """Written beside and moved into place, so that no full disk leaves half a picture."""
+    beside = file.with_name(f".{file.name}.part")
+    try:
+        picture.save(beside, "png", pnginfo=chunks)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

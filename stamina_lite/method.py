@@ -1,5 +1,6 @@
 """What a method of continual learning may decide, and the settings it starts from."""
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -39,7 +40,9 @@ class AdapterSettings:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in POSITIVE and not value > 0:  # refuses NaN too
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{field.name} must be a finite number, not {value}")
+            if field.name in POSITIVE and not value > 0:
                 raise UserError(f"{field.name} must be above zero, not {value}")
             if field.name in NOT_NEGATIVE and not value >= 0:
                 raise UserError(f"{field.name} must be zero or more, not {value}")
@@ -72,7 +75,7 @@ class Settings(AdapterSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 1 <= self.guidance < float("inf"):
+        if not self.guidance >= 1:
             raise UserError(f"guidance must be a number from 1, not {self.guidance}")
 
 

@@ -1,6 +1,7 @@
 """What the commands may be told: settings of a method, and kinds of numbers."""
 
 import argparse
+from pathlib import Path
 
 # Options that are fields of `method.AdapterSettings`; what is not given keeps the method's default.
 SETTINGS = {
@@ -39,9 +40,15 @@ BASE = "Stable Diffusion 1.x or 2.x: mini, a diffusers folder, a FILE.safetensor
 def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     """What learn and bench have in common; classes: settings of the classification half too."""
     p.add_argument("--method", required=True, help="see `stamina-lite methods`")
-    p.add_argument("--out", required=True, metavar="RUN", help="the run's folder; a run that is there goes on")
-    p.add_argument("--base", help=BASE + ("; classes: mini, a folder, or a timm model name" if classes else ""))
-    p.add_argument("--base-config", metavar="DIR", help="of a FILE.safetensors: a diffusers folder of the same kind")
+    p.add_argument(
+        "--out", required=True, type=folder, metavar="RUN", help="the run's folder; a run that is there goes on"
+    )
+    p.add_argument(
+        "--base", type=word, help=BASE + ("; classes: mini, a folder, or a timm model name" if classes else "")
+    )
+    p.add_argument(
+        "--base-config", type=word, metavar="DIR", help="of a FILE.safetensors: a diffusers folder of the same kind"
+    )
     p.add_argument("--seed", type=at_least(0), default=0, help="(0)")
     p.add_argument("--device", help=DEVICE)
     p.add_argument(
@@ -66,6 +73,18 @@ def scale(text: str) -> float:
     if not 1 <= number < float("inf"):  # refuses NaN too
         raise argparse.ArgumentTypeError(f"must be a number from 1, not {text}")
     return number
+
+
+def word(text: str) -> str:
+    """An argparse type: text, and not the nothing that an unset variable of a shell leaves."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty: is a variable unset?")
+    return text
+
+
+def folder(text: str) -> Path:
+    """An argparse type: the path of a file or folder."""
+    return Path(word(text))
 
 
 def at_least(low: int):

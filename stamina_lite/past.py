@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .adaptation import tensors_of
+from .checkpoint import write_tensors
 from .data import UserError
 
 PAST = "past.safetensors"
@@ -19,8 +19,7 @@ def save_past(folder: Path, model) -> None:
     """Of a `diffusion.TextToImage`: the base weights of its layers, what is kept beside them, and its tokens."""
     tensors = {k: v for k, v in tensors_of(model.layers).items() if k.startswith("memory.")}
     tensors |= {f"start.{layer.name}": layer.start for layer in model.layers if layer.past.any()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(tensors, folder / PAST, {"tokens": json.dumps([*model.custom])})
+    write_tensors(folder / PAST, tensors, {"tokens": json.dumps([*model.custom])})
 
 
 def take_up(model) -> None:
@@ -33,9 +32,11 @@ def take_up(model) -> None:
         return
     try:
         with safe_open(file, "pt") as opened:
-            known = json.loads(opened.metadata()["tokens"])
+            known = [str(token) for token in json.loads(opened.metadata()["tokens"])]
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("not finite")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         raise UserError(f"{file} is damaged: restore it, or delete it to begin without a past") from None
     layers = {layer.name: layer for layer in model.layers}
     vocabulary = model.pipe.tokenizer.get_vocab()
@@ -44,6 +45,7 @@ def take_up(model) -> None:
             raise UserError(f"{file} is of another model ({token} is not in its tokenizer): restore it, or delete it")
         model.custom[token] = vocabulary[token]
     model.words -= len(known)
+    model.before = len(known)
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         what, _, name = name.partition(".") if kind == "memory" else ("", "", name)

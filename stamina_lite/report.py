@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from . import class_plots, class_report, plots
-from .checkpoint import read_json
+from .checkpoint import read_json, read_record, write_text, writing
 from .data import UserError
 from .grid import check_seal
 from .page import STYLE, bullets, drawn, inline, table
@@ -97,11 +97,9 @@ def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
 {"".join(sections)}
 </body></html>
 """
-    try:
+    with writing(out, "make room, or give --out a file name in a folder of yours"):
         here.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror}): give --out a file name in a folder of yours") from None
+        write_text(out, page)
     print(out)
     return out
 
@@ -124,7 +122,7 @@ def unique(paths: Iterable[Path]) -> list[Path]:
 
 def read_run(folder: Path) -> Run:
     check_seal(folder)
-    about, file = read_json(folder / "run.json"), folder / "results.json"
+    about, file = read_record(folder / "run.json"), folder / "results.json"
     if not file.exists():
         return Run(folder, about, {})
     if about.get("half") == "classification":

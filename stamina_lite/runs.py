@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import read_json, save_task, write_json
+from .checkpoint import read_record, save_task, task_info, write_json, write_text, writing
 from .data import UserError
 from .versions import versions
 
@@ -19,22 +19,18 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: give --out a folder")
         about = self.folder / "run.json"
-        try:
+        with writing(self.folder):
             (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
             if not about.exists():
                 if any(self.folder.glob("tasks/*")):
                     raise UserError(f"{self.folder} holds tasks but no run.json: choose another --out")
                 write_json(about, {**identity, **versions(device)})
                 return
-        except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror}): choose another --out") from None
-        there = {k: v for k, v in read_json(about).items() if k not in ("versions", "device")}
-        mine = json.loads(json.dumps(identity))
-        other = [k for k in sorted({*there, *mine}) if there.get(k) != mine.get(k)]
+        there = {k: v for k, v in read_record(about).items() if k not in ("versions", "device")}
+        other = differences(there, json.loads(json.dumps(identity)))
         if other:
-            raise UserError(
-                f"{self.folder} holds another run ({', '.join(other)} differ): choose another --out, or delete it"
-            )
+            told = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
+            raise UserError(f"{self.folder} holds another run ({told}): choose another --out, or delete it")
         for part in self.folder.glob("tasks/.*.part"):  # what an interrupted task has left
             shutil.rmtree(part)
         drop_log_lines(self.folder / "log.jsonl", after=len(self.tasks()))
@@ -45,15 +41,28 @@ class Run:
 
     def save(self, record: dict, tensors: dict, steps: list[dict]) -> None:
         """Keep a finished task: its steps in the log, its tensors and its record in a folder that appears complete."""
-        with open(self.folder / "log.jsonl", "a") as log:
-            for line in steps:
-                log.write(json.dumps({"task": record["task"], **line}) + "\n")
-        save_task(self.folder / "tasks" / f"{record['task']:03d}", tensors, record)
+        with writing(self.folder, "make room and give the same command, the run goes on with this task"):
+            with open(self.folder / "log.jsonl", "a") as log:
+                for line in steps:
+                    log.write(json.dumps({"task": record["task"], **line}) + "\n")
+            save_task(self.folder / "tasks" / f"{record['task']:03d}", tensors, record)
+
+
+def differences(there: dict, here: dict, prefix: str = "") -> list[str]:
+    """What a run was begun with and what it is asked to go on with, where they are not the same."""
+    told = []
+    for key in sorted({*there, *here}):
+        a, b = there.get(key), here.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            told += differences(a, b, f"{key} ")
+        elif a != b:
+            told.append(f"{prefix}{key} is {a} there and {b} here")
+    return told
 
 
 def tasks_of(run: Path) -> list[Path]:
     """The folders of a run's complete tasks in order. Raises UserError where one is missing."""
-    folders = sorted((run / "tasks").glob("[0-9]*"))
+    folders = sorted(folder for folder in (run / "tasks").glob("[0-9]*") if folder.name.isdecimal())
     for k, folder in enumerate(folders, 1):
         if int(folder.name) != k:
             raise UserError(f"{run}/tasks/{k:03d} is missing: delete the later tasks, or choose another --out")
@@ -62,16 +71,22 @@ def tasks_of(run: Path) -> list[Path]:
 
 def records_of(folders: list[Path]) -> list[dict]:
     """What task.json says of finished tasks."""
-    return [{k: v for k, v in read_json(folder / "task.json").items() if k != "sha256"} for folder in folders]
+    return [{k: v for k, v in task_info(folder).items() if k != "sha256"} for folder in folders]
 
 
 def drop_log_lines(file: Path, after: int) -> None:
-    """Keep the log lines of the tasks up to `after`."""
-    if file.exists():
-        kept = [
-            line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["task"] <= after
-        ]
-        file.write_text("".join(line + "\n" for line in kept))
+    """Keep the log lines of the tasks up to `after`, as far as they are whole."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(errors="replace").splitlines():
+        try:
+            if json.loads(line)["task"] <= after:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue  # cut off by a kill, or no line of ours
+    with writing(file):
+        write_text(file, "".join(line + "\n" for line in kept))
 
 
 def peak_memory(device: torch.device) -> int:

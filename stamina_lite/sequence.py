@@ -7,7 +7,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from . import adaptation, parallel
-from .checkpoint import load_task, read_json, write_json
+from .checkpoint import load_task, read_record, write_json
 from .data import Concept, UserError, check_tokens, set_hash
 from .diffusion import Learned, TextToImage
 from .evaluation import Evaluation
@@ -187,10 +187,9 @@ def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     load(about) gives the base pipeline that run.json names. tasks: as it stood after so many of its tasks, all of them
     where not said. Raises UserError for a damaged run, another base, or a task that was not learned yet.
     """
-    about = read_json(Path(run) / "run.json")
-    missing = [k for k in ("method", "settings", "seed", "base") if k not in about]
-    if missing:
-        raise UserError(f"{run}/run.json says no {', '.join(missing)}: restore it, or start the run anew")
+    about = read_record(Path(run) / "run.json", "method", "settings", "seed", "base")
+    if not isinstance(about["settings"], dict):
+        raise UserError(f"{run}/run.json is damaged (settings): restore it, or start the run anew with another --out")
     learner = ContinualLearner(load(about), about["method"], about["seed"], **about["settings"])
     if learner.identity["base"] != about["base"]:
         raise UserError(f"{run} was learned on another base, or in another precision, than it is opened with")

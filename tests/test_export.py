@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from stamina_lite import ContinualLearner, cli, concepts, load_base
 from stamina_lite.data import UserError
 from stamina_lite.drawing import seeded
-from stamina_lite.export import LORA, answers, export, lora_key
+from stamina_lite.export import LORA, answers, export, factorise, lora_key
 from stamina_lite.methods import make_method
 from stamina_lite.past import PAST
 
@@ -154,7 +154,7 @@ def test_an_exported_folder_is_gone_on_from_as_the_run_itself(tiny_folder, photo
     other = ContinualLearner(load_base(tmp_path / "model", "cpu"), method, **{**QUICK, **options})
     assert other.model.custom == learner.model.custom and other.model.words == learner.model.words
     third, rule = concepts(photos)[2], make_method(method, **{**QUICK, **options})
-    losses = [model.learn(third, rule, 0, 3).steps for model in (learner.model, other.model)]
+    losses = [model.learn(third, rule, 0, 3 - model.before).steps for model in (learner.model, other.model)]
     assert losses[0] == losses[1]
     for mine, theirs in zip(other.model.layers, learner.model.layers, strict=True):
         assert torch.equal(mine.current, theirs.current) and mine.past.any()
@@ -253,3 +253,76 @@ def test_a_run_that_has_learned_nothing_is_no_export(run, tmp_path, capsys):
     shutil.rmtree(empty / "tasks" / "001")
     assert cli.main(["export", str(empty), "--to", "tokens", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
     assert "this run has learned nothing yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["diffusers", "lora", "tokens"])
+def test_what_half_precision_learned_is_verified_exactly(tiny_folder, photos, tmp_path, dtype, kind, monkeypatch):
+    """In fp32: bf16 could not tell a LoRA from its half. That half is refused."""
+
+    def base():
+        return load_base(tiny_folder, "cpu", dtype)
+
+    learner = ContinualLearner(base(), "stamina", **QUICK)
+    for concept in concepts(photos)[:2]:
+        learner.learn(concept, progress=False)
+    told = export(learner, kind, tmp_path / kind, base)
+    assert told.difference <= 1e-5 < 1e-3 < told.effect
+    assert learner.model.unet.dtype == dtype, "the model itself stays as it was"
+    if kind == "lora":
+        monkeypatch.setattr("stamina_lite.export.factorise", lambda change, rank: factorise(change / 2, rank))
+        with pytest.raises(RuntimeError, match="stock code reads another model"):
+            export(learner, kind, tmp_path / "half", base)
+
+
+@pytest.fixture(scope="module")
+def gone_on(stamina, tiny_folder, photos, tmp_path_factory):
+    """The exported amber and berry, and a learner that has gone on from there to a third concept."""
+    folder = tmp_path_factory.mktemp("on") / "model"
+    export(stamina, "diffusers", folder, lambda: load_base(tiny_folder, "cpu"))
+    learner = ContinualLearner(load_base(folder, "cpu"), "stamina", **QUICK)
+    learner.learn(concepts(photos)[2], progress=False)
+    return folder, learner
+
+
+def test_going_on_draws_other_numbers_than_the_first_task_did(gone_on, tiny_folder, photos):
+    """As the run itself would have gone on: its third task, and not its first once more."""
+    whole = learned(tiny_folder, photos, "stamina")
+    wanted = whole.learn(concepts(photos)[2], progress=False)
+    assert gone_on[1].records[0]["loss"] == wanted["loss"] != whole.records[0]["loss"]
+    assert gone_on[1].records[0]["step_change"] == wanted["step_change"]
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_lora_of_a_run_that_went_on_holds_what_its_base_lacks(gone_on, tmp_path, rank):
+    folder, learner = gone_on
+    told = export(learner, "lora", tmp_path / "lora", lambda: load_base(folder, "cpu"), rank)
+    stock, words = load_base(folder, "cpu"), answers(learner.pipe, PROMPTS)[0]
+    before = far(answers(stock, PROMPTS, words)[1], answers(learner.pipe, PROMPTS, words)[1])
+    stock.load_lora_weights(tmp_path / "lora")
+    after = far(answers(stock, PROMPTS, words)[1], answers(learner.pipe, PROMPTS, words)[1])
+    assert after < (1e-5 if rank is None else 0.9 * before) and told.difference < told.effect
+    export(learner, "tokens", tmp_path / "tokens", lambda: load_base(folder, "cpu"))
+    assert [file.stem for file in (tmp_path / "tokens").iterdir()] == [learner.records[0]["concept"]]
+
+
+def test_an_exported_folder_has_what_older_transformers_read_and_no_path(stamina, base, tmp_path):
+    """Version 4 reads vocab.json and merges.txt, and knows the text encoder's weights as text_model.*."""
+    export(stamina, "diffusers", tmp_path / "model", base)
+    home = tmp_path / "model"
+    vocabulary = json.loads((home / "tokenizer" / "vocab.json").read_text())
+    added = json.loads((home / "tokenizer" / "added_tokens.json").read_text())
+    assert vocabulary.items() <= stamina.pipe.tokenizer.get_vocab().items()
+    assert {*vocabulary, *added} == {*stamina.pipe.tokenizer.get_vocab()} and (home / "tokenizer/merges.txt").is_file()
+    assert added["<amber>"] == stamina.model.custom["<amber>"]
+    names = load_file(home / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in names)
+    assert all("_name_or_path" not in json.loads(file.read_text()) for file in home.rglob("config.json"))
+    assert "_name_or_path" not in json.loads((home / "model_index.json").read_text())
+    modes = {file.stat().st_mode for file in home.rglob("*") if file.is_file()}
+    assert len(modes) == 1, "all files may be read by the same people"
+
+
+def test_an_effect_too_small_to_measure_is_no_fault(tiny_folder, photos, base, tmp_path):
+    learner = learned(tiny_folder, photos, "lora", lr=1e-9)
+    assert export(learner, "lora", tmp_path / "lora", base).effect < 1e-5

@@ -202,11 +202,12 @@ def test_mask_options_reach_the_adapter(mask, hard):
     [
         ({"rnak": 4}, "unknown setting rnak"),
         ({"rank": 0}, "rank must be above zero"),
-        ({"lr": float("nan")}, "lr must be above zero"),
+        ({"lr": float("nan")}, "lr must be a finite number, not nan"),
+        ({"forget": float("inf")}, "forget must be a finite number, not inf"),
         ({"forget": -1.0}, "forget must be zero or more"),
         ({"mask": "oval"}, "unknown mask oval"),
         ({"density": 0.0}, "density must be above 0 and at most 1"),
-        ({"density": float("nan")}, "density must be above 0 and at most 1"),
+        ({"density": 1.5}, "density must be above 0 and at most 1"),
         ({"drawn": 0}, "drawn must be above zero"),
     ],
 )
