@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
@@ -131,6 +133,8 @@ def unpack(archive: Path, out: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             members = tar.getmembers()
+            if not ended(tar):
+                raise EOFError("it breaks off, or is damaged inside")
             for member in members:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()):
@@ -143,7 +147,17 @@ def unpack(archive: Path, out: Path) -> None:
                 with tar.extractfile(member) as source, open(to, "wb") as target:
                     shutil.copyfileobj(source, target)
         os.replace(part, out)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DownloadError(f"cannot unpack {archive} ({error}): delete it and run the same command again") from None
+    except (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+        told = " ".join(str(error).split())
+        raise DownloadError(f"cannot unpack {archive} ({told}): fetch it again if it is damaged") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def ended(tar: tarfile.TarFile) -> bool:
+    """Whether the members of an archive were read to its end mark, a block of zeros.
+
+    Python takes a damaged header in the middle for the end, and says nothing.
+    """
+    tar.fileobj.seek(tar.offset)
+    return tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)

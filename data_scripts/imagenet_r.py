@@ -44,13 +44,15 @@ def lay_out(out: Path, source: Path | None) -> None:
         if (out / name).exists() and not check(out / name, sha1=sha1):
             raise DownloadError(f"{out / name} is another split than the public one: delete it, it will be fetched")
         download(SPLIT + name, out / name, sha1=sha1)
-    if len([*out.glob("n*/")]) == 200:
+    if whole(out):
         return
     if source and source.is_dir():
         folders = sorted(source.glob("n*/"))
         if not folders:
             raise DownloadError(f"{source} holds no class folders n…: give the folder of ImageNet-R itself")
         for folder in folders:
+            if any(file.is_symlink() for file in (folder, *folder.rglob("*"))):
+                raise DownloadError(f"{folder} is or holds a link: give a folder that holds the pictures themselves")
             shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
         return
     archive = source or out.parent / "imagenet-r.tar"
@@ -58,11 +60,26 @@ def lay_out(out: Path, source: Path | None) -> None:
         download(ARCHIVE, archive, md5=MD5)
     elif not archive.is_file():
         raise DownloadError(f"{archive} is not there: leave --from out to fetch it")
+    elif not check(archive, md5=MD5):
+        raise DownloadError(
+            f"{archive} is not the published archive (its MD5 is another): leave --from out to fetch it"
+        )
     unpacked = out.parent / "imagenet-r.unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was broken off
     unpack(archive, unpacked)
     for folder in (unpacked / "imagenet-r").glob("n*/"):
+        shutil.rmtree(out / folder.name, ignore_errors=True)
         os.replace(folder, out / folder.name)
     shutil.rmtree(unpacked)
+
+
+def whole(out: Path) -> bool:
+    """Whether every picture of the split is there already."""
+    try:
+        imagenet_r(out)
+    except UserError:
+        return False
+    return True
 
 
 def verify(found: ClassSet) -> None:
@@ -85,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
         lay_out(args.out, args.source)
         found = imagenet_r(args.out)
         verify(found)
-    except (DownloadError, UserError) as error:
-        print(f"imagenet_r.py: {error}", file=sys.stderr)
+    except (DownloadError, UserError, OSError, shutil.Error) as error:
+        print("imagenet_r.py:", *str(error).split(), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("imagenet_r.py: interrupted; the same command goes on where this one was", file=sys.stderr)

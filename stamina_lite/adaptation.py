@@ -128,6 +128,17 @@ def tensors_of(layers: list[Layer]) -> dict[str, Tensor]:
     return {f"weight.{layer.name}": layer.current for layer in layers} | kept
 
 
+def kept_beside(layers: list[Layer]) -> int:
+    """How many numbers a method keeps beside layers; what K and V of one module have in common counts once."""
+    seen: dict[tuple, list[Tensor]] = {}
+    for layer in layers:
+        for what, kept in layer.memory.items():
+            others = seen.setdefault((layer.module, what), [])
+            if not any(torch.equal(kept, other) for other in others):
+                others.append(kept)
+    return sum(kept.numel() for others in seen.values() for kept in others)
+
+
 def restore(layers: list[Layer], tensors: dict[str, Tensor]) -> None:
     """Put back what `tensors_of` has told; other tensors may be among them."""
     named = {layer.name: layer for layer in layers}

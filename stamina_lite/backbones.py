@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from .bases import check_device
 from .checkpoint import read_json
 from .data import UserError
 
 EMBEDDED = {"mini": Path(__file__).parent / "assets" / "vit"}
+WRONG = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, SafetensorError)
 IMAGENET_R = "vit_base_patch16_224.augreg_in21k_ft_in1k"  # a bare vit_base_patch16_224 would mean other weights
 
 
@@ -26,15 +29,20 @@ def load_backbone(base: str | Path = "mini", device: str | None = None):
         for file in ("config.json", "model.safetensors"):
             if not (folder / file).is_file():
                 raise UserError(f"{folder} is no timm folder: {file} is missing")
-        if "architecture" not in read_json(folder / "config.json"):
+        config = read_json(folder / "config.json")
+        if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
             raise UserError(f"{folder}/config.json names no architecture: restore the folder")
         name = f"local-dir:{folder}"
     elif name.startswith((".", "/", "~")) or not timm.is_model(name.partition(".")[0]):
         known = ", ".join(EMBEDDED)
         raise UserError(f"no backbone at {base}: give {known}, a folder, or a timm model name as {IMAGENET_R}")
+    elif not timm.get_pretrained_cfg(name).hf_hub_id:
+        raise UserError(f"{base} is not on the hub, only as a pickle elsewhere: choose a model that is, or a folder")
     try:
         vit = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load the backbone {base}: {first}") from None
+    except WRONG as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"cannot load the backbone {base} ({told}): restore its files, or choose another") from None
+    if not all(weight.isfinite().all() for weight in vit.state_dict().values()):
+        raise UserError(f"the backbone {base} holds weights that are no finite numbers: restore its files")
     return vit.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

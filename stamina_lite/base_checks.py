@@ -9,6 +9,7 @@ CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 VARIANTS = (None, "fp16")  # of weights; the first that a model has is loaded
 UNUSED = ("position_ids", "text_projection.weight")  # some text encoders' files hold them, and nothing reads them
+PREDICTS = ("epsilon", "v_prediction")
 PARTS = {  # of a single file in the original layout: a key that tells that a part is in it
     "U-Net": ("model.diffusion_model.input_blocks.0.0.weight",),
     "VAE": ("first_stage_model.encoder.conv_in.weight",),
@@ -44,8 +45,9 @@ def check_folder(folder: Path, weights: bool = True, called: str | None = None) 
     for model, kind in CLASSES.items():
         if model not in parts:
             raise UserError(f"{called} is no Stable Diffusion: model_index.json names no {model}")
-        if parts[model][-1] != kind:
-            raise UserError(f"{called} has a {parts[model][-1]} as its {model}: only a {kind} can be customised")
+        named = parts[model][-1] if isinstance(parts[model], list) and parts[model] else parts[model]
+        if named != kind:
+            raise UserError(f"{called} has a {named} as its {model}: only a {kind} can be customised")
         if not (folder / model / "config.json").is_file():
             raise UserError(f"{called}/{model}/config.json is missing: restore the folder")
         if weights:
@@ -87,7 +89,7 @@ def keys_of(file: Path) -> set[str]:
     try:
         with safe_open(file, "pt") as opened:
             return set(opened.keys())
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged or not whole ({first_line(error)}): fetch it again") from None
 
 
@@ -115,14 +117,25 @@ def check_fit(pipe, name: str) -> None:
     """Refuse a pipeline whose models do not belong to one another, or that wants more than a prompt."""
     unet, vae, text = pipe.unet.config, pipe.vae.config, pipe.text_encoder
     rows = text.get_input_embeddings().num_embeddings
+    positions, most = text.config.max_position_embeddings, pipe.tokenizer.model_max_length
+    predicts, models = pipe.scheduler.config.get("prediction_type", "epsilon"), (pipe.unet, pipe.vae, text)
     for wrong, why in (
         (unet.in_channels != vae.latent_channels, f"U-Net reads {unet.in_channels} channels, as for inpainting"),
+        (unet.out_channels != unet.in_channels, f"U-Net writes {unet.out_channels} channels and reads other ones"),
+        (not isinstance(unet.sample_size, int), f"U-Net is of no one size, but {unet.sample_size}"),
         (unet.class_embed_type or unet.addition_embed_type or unet.num_class_embeds, "U-Net wants more than a prompt"),
         (unet.cross_attention_dim != text.config.hidden_size, "U-Net reads other words than its text encoder writes"),
         (len(pipe.tokenizer) > rows, f"tokenizer has {len(pipe.tokenizer)} words, its text encoder {rows}"),
+        (most > positions, f"tokenizer_config.json says no model_max_length, or more than the {positions} positions"),
+        (predicts not in PREDICTS, f"scheduler predicts {predicts}, and not {' or '.join(PREDICTS)}"),
+        (not all(finite(model) for model in models), "weights are not all finite numbers"),
     ):
         if wrong:
             raise UserError(f"{name} cannot be customised: its {why}")
+
+
+def finite(model) -> bool:
+    return all(weight.isfinite().all() for weight in model.state_dict().values() if weight.is_floating_point())
 
 
 def first_line(error: BaseException) -> str:

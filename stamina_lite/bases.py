@@ -27,6 +27,7 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 BESIDE = ("model_index.json", "past.safetensors", "*/config.json", "scheduler/*.json", "tokenizer/*")  # the weights
+UNFIT = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)  # what damaged folders raise
 SLICED = 256  # from so many pixels on the VAE takes pictures one at a time
 CONFIGURATION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # of a single file of 1.x, where none is given
 ANOTHER = "give --base-config, a diffusers folder of a model of the same kind"
@@ -98,8 +99,8 @@ def check_device(device: str | None) -> None:
     import torch
 
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
+        torch.zeros((), device=device).item()  # also of "meta", which holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # which of them depends on how torch was built
         raise UserError(f"no device {device} ({first_line(error)}): give --device cpu, or leave it out") from None
 
 
@@ -113,7 +114,7 @@ def resolve(base: str | Path, config: str | Path | None = None, before: dict | N
     began = HUB_ID.fullmatch(before.get("base_model", ""))
     base = began[0] if began and began[1] == str(base) else base
     path = EMBEDDED.get(str(base), Path(base))
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.is_file() and path.suffix.lower() == ".safetensors":
         path = Path(os.path.abspath(path))  # not resolved: a link of the hub's cache leads to a file without a suffix
         kept = before.get("base_config") if before.get("base_model") == str(path) else None
         return Base(path, str(path), configuration(path, config or kept))
@@ -202,8 +203,8 @@ def from_folder(home: Path, dtype):
         return diffusers.StableDiffusionPipeline.from_pretrained(home, **models, **bare())
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the base {home}: {first_line(error)}") from None
+    except UNFIT as error:
+        raise UserError(f"cannot load the base {home}: {first_line(error)[:300]}") from None
 
 
 def from_file(file: Path, config: Base, dtype):

@@ -88,11 +88,11 @@ def save_task(folder: Path, tensors: dict, info: dict) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def task_info(folder: Path) -> dict:
-    """What task.json says of a saved task. Raises UserError where it is not as it was written."""
+def task_info(folder: Path, *needed: str) -> dict:
+    """What task.json says of a saved task, this among it. Raises UserError where it is not as it was written."""
     anew = f"delete {folder} and later tasks to learn them again"
     try:
-        info = read_record(folder / "task.json", "task", "sha256")
+        info = read_record(folder / "task.json", "sha256", *needed)
     except UserError as error:
         raise UserError(f"{str(error).partition(': ')[0]}: {anew}") from None
     if not isinstance(info["sha256"], dict):

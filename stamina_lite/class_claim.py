@@ -14,6 +14,7 @@ from torch import Tensor
 from .cells import Found, Number, of_row, read_cells, rows_of
 from .checkpoint import read_json
 from .claim import missing, verdict
+from .data import UserError
 from .grid import load_grid
 from .studies import tuning_table
 from .tables import shown, table
@@ -66,6 +67,8 @@ def accuracies(results: dict) -> Tensor:
     A task of which no class was drawn is nan, as what is above the diagonal; of a joint method T is 1.
     """
     tasks, right = torch.tensor(results["tasks"]), results["right"]
+    if len(right) not in (1, len(tasks)):
+        raise UserError(f"{results['method']} has results of {len(right)} of {len(tasks)} tasks: let its run end")
     n, each = tasks.shape
     weights = torch.ones(1 + DRAWS, n * each, dtype=torch.float64)
     picks = torch.randint(n * each, (DRAWS, n * each), generator=torch.Generator().manual_seed(0))

@@ -26,6 +26,11 @@ class ClassSettings(AdapterSettings):
     distill: float = 1.0  # weight of LwF's loss on past classes
     threshold: float = 0.98  # InfLoRA: share of the past inputs that the protected subspace holds
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.threshold <= 1:
+            raise UserError(f"threshold must be above 0 and at most 1, not {self.threshold}")
+
 
 class FineTuning(Method):
     """Every weight, and a loss over all classes seen: the present ones push the past ones out."""

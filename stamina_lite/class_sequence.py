@@ -95,7 +95,10 @@ class ContinualClassifier:
                 record = self.learn(progress)
                 bar.set_postfix(accuracy=f"{metrics.final_mean([record['accuracy']]):.1f} %")
                 bar.update()
-        return self.results()
+        results = self.results()
+        if self.run:  # the last task may have been kept, and its results not
+            write_json(self.run.folder / "results.json", results)
+        return results
 
     def test(self) -> list[int]:
         """Test pictures told right among all classes seen, no task given: a count a class, as they were learned."""
@@ -129,8 +132,7 @@ class ContinualClassifier:
 
     def _record(self, task: int, learned: LearnedClasses) -> dict:
         percent, right = 100 / self.weights, self.test()
-        memory = sum(kept.numel() for layer in self.model.layers for kept in layer.memory.values())
-        stored = memory + sum(p.numel() for p in self.model.head.parameters())
+        stored = adaptation.kept_beside(self.model.layers) + sum(p.numel() for p in self.model.head.parameters())
         if self.model.pool is not None:
             stored += sum(p.numel() for p in self.model.pool.parameters())
         return {
@@ -156,7 +158,9 @@ class ContinualClassifier:
 
     def _take_up(self, folders: list[Path]) -> None:
         """Stand where a run stood after the last of these tasks; nothing is written."""
-        self.records = records_of(folders)
+        if len(folders) > len(self.rounds):
+            raise UserError(f"{folders[-1]} is of no task of this run: delete it")
+        self.records = records_of(folders, "classes", "right", "accuracy")
         tensors, model = load_task(folders[-1])[0], self.model
         model.seen = [label for record in self.records for label in record["classes"]]
         model.restore_head(tensors["head.weight"], tensors["head.bias"])

@@ -238,6 +238,10 @@ def imagenet_r(folder: Path | str, size: int = 224) -> ClassSet:
                 raise UserError(f"class {label} is {named[label]} and {file.parent.name}: fetch the split files again")
     if sorted(named) != [*range(len(named))]:
         raise UserError(f"{folder}: classes 0 to {max(named)} are not all there: fetch the split files again")
+    for split, half in halves.items():
+        bare = {*named} - {*half.labels.tolist()}
+        if bare:
+            raise UserError(f"{named[min(bare)]} has no pictures in the {split} half: fetch the split files again")
     return ClassSet("imagenet-r", [named[k] for k in range(len(named))], **halves)
 
 
@@ -250,11 +254,17 @@ def read_split(folder: Path, split: str, size: int) -> Files:
         raise UserError(f"{file} is missing: python data_scripts/imagenet_r.py --out {folder}")
     try:
         content = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        names, labels = [Path(*Path(name).parts[-2:]) for name in content["data"]], torch.tensor(content["targets"])
+        names = [Path(*Path(name).parts[-2:]) for name in content["data"]]
+        targets = content["targets"]
+        if not all(type(target) is int for target in targets):
+            raise TypeError("targets are whole numbers")
+        labels = torch.tensor(targets)
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         raise UserError(f"{file} is damaged: python data_scripts/imagenet_r.py --out {folder}") from None
     if len(names) != len(labels) or not names:
         raise UserError(f"{file} has {len(names)} pictures and {len(labels)} classes: fetch it again")
+    if len({*names}) < len(names):
+        raise UserError(f"{file} names a picture twice: fetch it again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(
@@ -269,7 +279,7 @@ def read(file: Path) -> Image.Image:
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
         raise UserError(f"cannot read {file}: replace it, or take it out of the split") from None
 
 

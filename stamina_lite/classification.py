@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from .adaptation import Adaptation, Change, check_finite, check_trained, withdraw
@@ -17,6 +18,8 @@ from .data import UserError
 from .drawing import seeded
 from .method import Method
 from .prompts import Pool, PrefixAttention
+
+KNOWN = ("mean", "std", "input_size")  # of its pictures, in a ViT's configuration
 
 
 @dataclass
@@ -43,6 +46,8 @@ class Classifier:
         vit.reset_classifier(classes)
         vit.eval().requires_grad_(False)
         self.head = vit.head
+        if not isinstance(self.head, nn.Linear):
+            raise UserError(f"a {type(vit).__name__} has no linear head: give a timm VisionTransformer")
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.device = self.head.weight.device
@@ -54,7 +59,10 @@ class Classifier:
         if self.pool is not None:
             self.pool.to(self.device)
             for place in self.pool.layers:
-                vit.blocks[place].attn = PrefixAttention(vit.blocks[place].attn)
+                attention = vit.blocks[place].attn
+                if not isinstance(attention, Attention):
+                    raise UserError(f"prompts are for timm's own Attention, not {type(attention).__name__}: give a ViT")
+                vit.blocks[place].attn = PrefixAttention(attention)
         elif method.everywhere:
             self.layers = every_weight(vit, without="head")
         else:
@@ -192,5 +200,12 @@ def check(vit: nn.Module) -> None:
     blocks = getattr(vit, "blocks", ())
     if not blocks or not all(hasattr(getattr(block, "attn", None), "qkv") for block in blocks):
         raise UserError(f"a {type(vit).__name__} has no blocks with attn.qkv: give a timm VisionTransformer")
-    if not hasattr(vit, "embed_dim") or {"mean", "std", "input_size"} - set(getattr(vit, "pretrained_cfg", None) or {}):
+    about = getattr(vit, "pretrained_cfg", None) or {}
+    if not hasattr(vit, "embed_dim") or {*KNOWN} - set(about):
         raise UserError("this ViT does not say what pictures it takes: load it with timm.create_model")
+    means, deviations, size = ([*about[key]] if isinstance(about[key], tuple | list) else [] for key in KNOWN)
+    numbers = all(isinstance(n, int | float) for n in (*means, *deviations, *size))
+    if [len(means), len(deviations), len(size)] != [3, 3, 3] or not numbers or min(deviations) <= 0:
+        raise UserError("this ViT's configuration is damaged (mean, std or input_size): restore its config.json")
+    if size[-1] != size[-2]:
+        raise UserError(f"this ViT takes pictures of {size[-1]} x {size[-2]} px: choose one that takes squares")

@@ -102,14 +102,12 @@ def parser() -> Parser:
         "renditions, tuning, imagenet-r",
     )
     p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N concepts, or classes")
-    p.add_argument("--tasks", type=at_least(1), default=10, metavar="N", help="classes: how many tasks they make (10)")
+    p.add_argument("--tasks", type=at_least(1), metavar="N", help="classes: how many tasks they make (10)")
     p.add_argument("--data", type=folder, metavar="DIR", help="celeba-landmarks50, imagenet-r: filled by data_scripts")
-    p.add_argument(
-        "--stages", type=at_least(1), nargs="+", default=[], metavar="N", help="measure after N concepts too"
-    )
-    p.add_argument("--pictures", type=at_least(2), default=16, metavar="N", help="pictures drawn of a concept (16)")
-    p.add_argument("--order", default="alternate", choices=("alternate", "people-first", "waterfalls-first"))
-    p.add_argument("--shuffle", type=at_least(0), default=0, metavar="S", help="mix the order within each kind (0: no)")
+    p.add_argument("--stages", type=at_least(1), nargs="+", metavar="N", help="measure after N concepts too")
+    p.add_argument("--pictures", type=at_least(2), metavar="N", help="pictures drawn of a concept (16)")
+    p.add_argument("--order", choices=("alternate", "people-first", "waterfalls-first"))
+    p.add_argument("--shuffle", type=at_least(0), metavar="S", help="mix the order within each kind (0: no)")
     add_run_options(p, classes=True)
 
     p = verb(export)
@@ -186,20 +184,24 @@ def bench(args) -> None:
 
 def bench_concepts(args) -> None:
     """Concepts, learned by a text-to-image model."""
-    from .data import concepts, set_hash
+    from .data import UserError, concepts, set_hash
     from .evaluation import Evaluation
     from .features import features
     from .report import MEASURES
     from .sequence import run_sequence
 
+    refuse_options(args, ["tasks"], "classes, and these are concepts")
+    order, pictures, stages = args.order or "alternate", args.pictures or 16, args.stages or []
+    found = concepts(args.set, order.replace("-", " "), args.concepts, args.shuffle or 0, args.data)
     settings = checked_settings(args)
-    found = concepts(args.set, args.order.replace("-", " "), args.concepts, args.shuffle, args.data)
-    about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": args.order, "pictures": args.pictures}
-    about |= {"shuffle": args.shuffle, "stages": args.stages}
+    if max(stages, default=0) > len(found):
+        raise UserError(f"--stages names {max(stages)} concepts, and there are {len(found)}: leave it out")
+    about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": order, "pictures": pictures}
+    about |= {"shuffle": args.shuffle or 0, "stages": stages}
     learner = open_learner(args, found, settings, about)
     extractors = features("lite0"), features("lite0", greyscale=True)
     guidance = learner.method.settings.guidance
-    evaluation = Evaluation(found, *extractors, args.pictures, guidance=guidance, stages=args.stages)
+    evaluation = Evaluation(found, *extractors, pictures, guidance=guidance, stages=stages)
     results = run_sequence(learner, found, evaluation)
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.3f}"
@@ -213,24 +215,35 @@ def bench_classes(args) -> None:
     from .class_methods import make_class_method
     from .class_sequence import MEASURES, ContinualClassifier
     from .class_sets import class_set
-    from .data import UserError
+    from .classification import check
     from .parallel import refuse
 
     refuse()
     settings = given_settings(args)
-    if args.base_config or args.gradient_checkpointing:
-        option = "--base-config" if args.base_config else "--gradient-checkpointing"
-        raise UserError(f"{option} is for concepts, and these are classes: leave it out")
+    of_concepts = ["base_config", "gradient_checkpointing", "stages", "order", "shuffle", "pictures"]
+    refuse_options(args, of_concepts, "concepts, and these are classes")
     make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
     base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")
+    data = class_set(args.set, args.data, args.concepts)  # before anything large is fetched
     vit = load_backbone(base, args.device)
-    data = class_set(args.set, args.data, args.concepts, vit.pretrained_cfg["input_size"][-1])
+    check(vit)
+    if data.train.size != vit.pretrained_cfg["input_size"][-1]:
+        data = class_set(args.set, args.data, args.concepts, vit.pretrained_cfg["input_size"][-1])
     about = {"base_model": str(Path(base).resolve()) if Path(base).is_dir() else base}
-    learner = ContinualClassifier(vit, data, args.method, args.tasks, args.seed, args.out, about, **settings)
+    learner = ContinualClassifier(vit, data, args.method, args.tasks or 10, args.seed, args.out, about, **settings)
     results = learner.learn_all()
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.2f}"
         print(f"{name:18s} {value:>7s}   {meaning}")
+
+
+def refuse_options(args, names: list[str], meant: str) -> None:
+    """Raise UserError for an option that says nothing of what is learned."""
+    from .data import UserError
+
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            raise UserError(f"--{name.replace('_', '-')} is for {meant}: leave it out")
 
 
 def export(args) -> None:

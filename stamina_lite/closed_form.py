@@ -15,8 +15,8 @@ def fisher_diagonal(losses: Iterable[Callable[[], Tensor]], weights: Sequence[Te
     """
     total, count = [torch.zeros_like(w) for w in weights], 0
     for loss in losses:
-        gradients = torch.autograd.grad(loss(), weights)
-        total = [f + g.square() for f, g in zip(total, gradients, strict=True)]
+        gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
+        total = [f if g is None else f + g.square() for f, g in zip(total, gradients, strict=True)]
         count += 1
     return [f / count for f in total]
 

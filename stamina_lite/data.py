@@ -25,6 +25,7 @@ SETS = ("mini50", "people25", "falls25", "mini10", "tune5")
 REAL = "celeba-landmarks50"
 HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # of it: folder -> what builds it
 ORDERS = ("alternate", "people first", "waterfalls first")
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 MOST_PIXELS = 500_000_000  # decoded, a picture takes up to 4 bytes a pixel
 
@@ -163,14 +164,20 @@ def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
     for concept in concepts:
         key = concept.name.lower()
         if key in seen:
-            raise UserError(f"two concepts in {folder} are called {seen[key]} and {concept.name}: rename one folder")
-        seen[key] = concept.name
+            raise UserError(f"two concepts in {folder} are called {concept.name} ({seen[key]}): rename one folder")
+        seen[key] = f"{concept.name}, spaces and capitals aside"
 
 
 def pictures(folder: Path) -> tuple[Path, ...]:
-    """The picture files of a folder, sorted; hidden and other files are passed over."""
-    files = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-    return tuple(sorted(f for f in files if f.is_file()))
+    """The picture files of a folder, sorted; hidden and other files are passed over.
+
+    Raises UserError for pictures of a kind that is not read: better than to learn from the others in silence.
+    """
+    files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and f.is_file())
+    unread = [f for f in files if f.suffix.lower() in UNREAD]
+    if unread:
+        raise UserError(f"{len(unread)} pictures like {unread[0]} cannot be read: save them as JPEG, or remove them")
+    return tuple(f for f in files if f.suffix.lower() in SUFFIXES)
 
 
 def set_hash(concepts: Iterable[Concept]) -> str:
@@ -223,9 +230,11 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
 
 def to_8_bit(image: Image.Image) -> Image.Image:
     """The picture in mode L, RGB or RGBA, all of which can be resized."""
-    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion clips at 255
-        levels = np.asarray(image).clip(0, 65535)
-        return Image.fromarray((levels / np.float32(257)).round().astype(np.uint8))
+    if image.mode[0] in "IF":  # 16 or 32 bits of grey, which Pillow's own conversion clips at 255
+        levels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        sixteen = image.mode.startswith("I;16") or levels.max() > 255
+        white = 65535 if sixteen else 1 if image.mode == "F" and levels.max() <= 1 else 255
+        return Image.fromarray((levels.clip(0, white) * (255 / white)).round().astype(np.uint8))
     if image.has_transparency_data:
         return image if image.mode == "RGBA" else image.convert("RGBA")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
@@ -242,10 +251,20 @@ def check_tokens(concepts: Iterable[Concept], tokenizer) -> None:
 
 
 def check_prompt(prompt: str, tokenizer) -> None:
-    """Raise UserError for a <token> in the prompt that the tokenizer does not have."""
+    """Raise UserError for a <token> in the prompt that the tokenizer does not have, or that it would cut off."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError("the prompt holds bytes that are no text: write it in UTF-8") from None
     added = [token for token in tokenizer.get_added_vocab() if re.fullmatch(r"<[^<>|]+>", token)]
-    known = {token.lower() for token in added}
-    for token in re.findall(r"<[^<>]*>", prompt):
-        if token.lower() not in known:
-            choice = f"choose {', '.join(added[:8])}" + ", ..." * (len(added) > 8)
+    named = re.findall(r"<[^<>]*>", prompt)
+    for token in named:
+        if token not in added:
+            alike = [known for known in added if known.lower() == token.lower()]
+            choice = f"write {alike[0]}" if alike else f"choose {', '.join(added[:8])}" + ", ..." * (len(added) > 8)
             raise UserError(f"unknown token {token}: {choice if added else 'this model has learned no concept yet'}")
+    if named:
+        ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
+        cut = [token for token in named if tokenizer.convert_tokens_to_ids(token) not in ids]
+        if cut:
+            raise UserError(f"the prompt is too long, {cut[0]} is cut off: name it among the first words")

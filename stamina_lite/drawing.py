@@ -105,6 +105,9 @@ class Drawing:
         sampler: a name of SAMPLERS, whatever scheduler the pipeline has. Raises UserError for another.
         """
         check_prompts(prompts, self.pipe.tokenizer)
+        most = self.pipe.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= most:
+            raise UserError(f"steps must be 1 to {most}, as many as the base was trained with, not {steps}")
         return self._run(prompts, seeds, steps, guidance, batch, sampler, "pt").cpu() * 2 - 1
 
     def _run(

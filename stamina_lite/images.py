@@ -1,5 +1,7 @@
 """Drawn pictures to and from files."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +51,9 @@ def grid(pictures: list[Image.Image], columns: int | None = None) -> Image.Image
 
 def save_described(pictures: list[Image.Image], folder: Path, about: dict, as_grid: bool = False) -> list[Path]:
     """PNGs that say in their text chunks what they were drawn from; their paths. as_grid: one of all of them too."""
-    name = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
+    words = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
+    mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:6]
+    name = f"{words or 'picture'}-seed{about['seed']}-{mark}"  # no two of other settings share a name
     named = [(f"{k:02d}", picture, {**about, "picture": k}) for k, picture in enumerate(pictures)]
     named += [("grid", grid(pictures), {**about, "pictures": len(pictures)})] if as_grid else []
     paths = []
@@ -59,7 +63,7 @@ def save_described(pictures: list[Image.Image], folder: Path, about: dict, as_gr
             chunks = PngInfo()
             for key, value in told.items():
                 chunks.add_itxt(key, str(value))
-            paths.append(folder / f"{name}-seed{about['seed']}-{which}.png")
+            paths.append(folder / f"{name}-{which}.png")
             write_png(paths[-1], picture, chunks)
     return paths
 

@@ -42,6 +42,8 @@ class AdapterSettings:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{field.name} must be a finite number, not {value}")
+            if isinstance(value, int) and value > 2**31:
+                raise UserError(f"{field.name} must be smaller than {value}")
             if field.name in POSITIVE and not value > 0:
                 raise UserError(f"{field.name} must be above zero, not {value}")
             if field.name in NOT_NEGATIVE and not value >= 0:

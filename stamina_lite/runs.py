@@ -69,9 +69,9 @@ def tasks_of(run: Path) -> list[Path]:
     return folders
 
 
-def records_of(folders: list[Path]) -> list[dict]:
-    """What task.json says of finished tasks."""
-    return [{k: v for k, v in task_info(folder).items() if k != "sha256"} for folder in folders]
+def records_of(folders: list[Path], *needed: str) -> list[dict]:
+    """What task.json says of finished tasks, this of each."""
+    return [{k: v for k, v in task_info(folder, "task", *needed).items() if k != "sha256"} for folder in folders]
 
 
 def drop_log_lines(file: Path, after: int) -> None:

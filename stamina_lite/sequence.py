@@ -106,13 +106,14 @@ class ContinualLearner:
         if named:
             self.recall(named[0])
         options = {"guidance": self.method.settings.guidance, **options}
-        return to_pil(self.model.draw([prompt] * n, [seed * 100_003 + k for k in range(n)], **options))
+        seeds = [(seed * 100_003 + k) % 2**63 for k in range(n)]  # as large as a generator takes
+        return to_pil(self.model.draw([prompt] * n, seeds, **options))
 
     def _record(self, concepts: list[Concept], name: str, learned: Learned, task: int) -> dict:
         percent = 100 / self.unet_weights
         adapted = sum(layer.start.numel() for layer in self.model.layers)
         added = weights_of(self.model.unet) - self.unet_weights + (task * adapted if self.method.alone else 0)
-        added += sum(kept.numel() for layer in self.model.layers for kept in layer.memory.values())
+        added += adaptation.kept_beside(self.model.layers)
         return {
             "task": task,
             "concept": name,
@@ -134,7 +135,7 @@ class ContinualLearner:
 
     def _take_up(self, run: Path, folders: list[Path]) -> None:
         """Stand where a run stood after the last of these tasks; nothing is written."""
-        self.home, self.records = run, records_of(folders)
+        self.home, self.records = run, records_of(folders, "concept", "pictures")
         if folders:
             tensors, _ = load_task(folders[-1])
             learned = [f"token.<{record['concept']}>" for record in self.records]
@@ -188,6 +189,8 @@ def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     where not said. Raises UserError for a damaged run, another base, or a task that was not learned yet.
     """
     about = read_record(Path(run) / "run.json", "method", "settings", "seed", "base")
+    if about.get("half") == "classification":
+        raise UserError(f"{run} has learned classes, which cannot be drawn or exported: see stamina-lite report")
     if not isinstance(about["settings"], dict):
         raise UserError(f"{run}/run.json is damaged (settings): restore it, or start the run anew with another --out")
     learner = ContinualLearner(load(about), about["method"], about["seed"], **about["settings"])

@@ -1,5 +1,7 @@
 """Subspaces of a layer's inputs: which directions past tasks use, and which are free (GPM, InfLoRA)."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -12,21 +14,22 @@ def input_covariances(model, pictures, most: int = 256) -> dict[nn.Module, Tenso
     """
     modules = {layer.module for layer in model.layers}
     sums: dict[nn.Module, Tensor] = {}
+    tokens: Counter[nn.Module] = Counter()
 
     def listen(module, inputs):
         x = inputs[0].flatten(0, -2).double()
-        sums[module] = sums.get(module, 0) + x.T @ x / x.shape[0]
+        sums[module] = sums.get(module, 0) + x.T @ x
+        tokens[module] += len(x)
 
     hooks = [module.register_forward_pre_hook(listen) for module in modules]
     places = pictures.places[:: -(-len(pictures.places) // most)]  # evenly from all classes
-    parts = places.split(64)
     try:
-        for part in parts:
+        for part in places.split(64):
             model.features(pictures.pictures.load(part).to(model.device))
     finally:
         for hook in hooks:
             hook.remove()
-    return {module: total / len(parts) for module, total in sums.items()}
+    return {module: total / tokens[module] for module, total in sums.items()}
 
 
 def without(covariance: Tensor, space: Tensor | None) -> Tensor:

@@ -98,6 +98,30 @@ UNFIT = {  # what is done to a folder -> what is said
         lambda f: (f / "unet/diffusion_pytorch_model.safetensors").rename(f / "unet/diffusion_pytorch_model.bin"),
         "unet holds no .safetensors weights .*: pickled weights are not read",
     ),
+    "not finite": (
+        edited("vae", lambda t: t["quant_conv.bias"].fill_(float("nan"))),
+        "cannot be customised: its weights are not all finite numbers",
+    ),
+    "no size": (lambda f: told(f / "unet" / "config.json", sample_size=None), "its U-Net is of no one size, but None"),
+    "sample": (
+        lambda f: told(f / "scheduler" / "scheduler_config.json", prediction_type="sample"),
+        "its scheduler predicts sample, and not epsilon or v_prediction",
+    ),
+    "no length": (
+        lambda f: (f / "tokenizer" / "tokenizer_config.json").unlink(),
+        "tokenizer_config.json says no model_max_length, or more than the 40 positions",
+    ),
+    "no unet": (lambda f: told(f / "model_index.json", unet=None), "has a None as its unet"),
+    "two variances": (
+        lambda f: (
+            told(f / "unet" / "config.json", out_channels=8),
+            edited(
+                "unet", lambda t: t.update({"conv_out.weight": torch.ones(8, 32, 3, 3), "conv_out.bias": torch.ones(8)})
+            )(f),
+        ),
+        "its U-Net writes 8 channels and reads other ones",
+    ),
+    "tokenizer torn": (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{}"), "cannot load the base"),
     "inpainting": (nine_channels, "cannot be customised: its U-Net reads 9 channels"),
     "scheduler": (
         lambda f: (

@@ -8,6 +8,7 @@ import pytest
 import torch
 from base_models import make_tokenizer
 from PIL import Image
+from transformers import AddedToken
 
 from stamina_lite.data import UserError, check_prompt, check_tokens, concepts, read_image, set_hash
 
@@ -62,6 +63,20 @@ def test_16_bit_levels_are_scaled_not_clipped(tmp_path):
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
     row = read_image(save(tmp_path / "ramp.png", Image.fromarray(ramp)), 64)[0, 0]
     assert torch.allclose(row, torch.linspace(-1, 1, 64), atol=0.01)
+
+
+@pytest.mark.parametrize(("levels", "white"), [(np.float32, 1), (np.float32, 255), (np.int32, 255), (np.int32, 65535)])
+def test_greys_of_32_bits_are_seen_whatever_their_white_is(tmp_path, levels, white):
+    ramp = np.tile(np.linspace(0, white, 64), (64, 1)).astype(levels)
+    row = read_image(save(tmp_path / "ramp.tif", Image.fromarray(ramp)), 64)[0, 0]
+    assert torch.allclose(row, torch.linspace(-1, 1, 64), atol=0.02)
+
+
+def test_pictures_of_a_kind_that_is_not_read_are_told(tmp_path):
+    save(tmp_path / "photos" / "dog" / "1.png")
+    (tmp_path / "photos" / "dog" / "2.HEIC").write_bytes(b"a phone's")
+    with pytest.raises(UserError, match="1 pictures like .*2.HEIC cannot be read: save them as JPEG"):
+        concepts(tmp_path / "photos")
 
 
 def test_transparent_edges_take_no_hidden_colour(tmp_path):
@@ -261,9 +276,21 @@ def test_prompts_with_unknown_tokens_are_refused(tokenizer):
     check_prompt("a photo of 1 < 2 people", tokenizer)
     with pytest.raises(UserError, match="unknown token <person-03>: this model has learned no concept yet"):
         check_prompt("a photo of <person-03>", tokenizer)
-    tokenizer.add_tokens([f"<person-{k:02}>" for k in range(1, 10)])
-    check_prompt("a photo of <person-03> and <Person-04>", tokenizer)
+    tokenizer.add_tokens([AddedToken(f"<person-{k:02}>", normalized=False) for k in range(1, 10)])
+    check_prompt("a photo of <person-03> and <person-04>", tokenizer)
+    with pytest.raises(UserError, match="unknown token <Person-04>: write <person-04>"):  # to it these are letters
+        check_prompt("a photo of <person-03> and <Person-04>", tokenizer)
     with pytest.raises(UserError) as caught:
         check_prompt("a photo of <person-03> and <persn-04>", tokenizer)
     listed = ", ".join(f"<person-{k:02}>" for k in range(1, 9))
     assert str(caught.value) == f"unknown token <persn-04>: choose {listed}, ..."
+
+
+def test_prompts_that_would_lose_a_token_or_are_no_text_are_refused(tokenizer):
+    tokenizer.add_tokens([AddedToken("<my-dog>", normalized=False)])
+    many = " photo" * tokenizer.model_max_length
+    check_prompt("<my-dog> in a" + many, tokenizer)
+    with pytest.raises(UserError, match="the prompt is too long, <my-dog> is cut off"):
+        check_prompt("a" + many + " of <my-dog>", tokenizer)
+    with pytest.raises(UserError, match="bytes that are no text"):
+        check_prompt("a photo of \udcff", tokenizer)

@@ -132,6 +132,21 @@ def test_a_truncated_archive_leaves_nothing(tmp_path):
     assert [*tmp_path.iterdir()] == [file]
 
 
+@pytest.mark.parametrize("how", ["cut between two files", "a header damaged"])
+def test_an_archive_that_ends_too_early_leaves_nothing(tmp_path, how):
+    """Python itself takes both for the end of the archive."""
+    file = archive(tmp_path / "a.tar", {"d/a": b"x" * 400, "d/b": b"y" * 400})
+    data = bytearray(file.read_bytes())
+    if how.startswith("cut"):
+        data = data[:1024]
+    else:
+        data[1024:1034] = b"\xff" * 10
+    file.write_bytes(data)
+    with pytest.raises(DownloadError, match="breaks off, or is damaged inside"):
+        unpack(file, tmp_path / "out")
+    assert [*tmp_path.iterdir()] == [file]
+
+
 @pytest.fixture
 def public(tmp_path, monkeypatch):
     """200 classes, a picture to train on and one to test with each; their archive, and what is expected of them."""
@@ -150,6 +165,7 @@ def public(tmp_path, monkeypatch):
     monkeypatch.setattr(imagenet_r, "TEST_PICTURES", {0: [20] * 10, 1: [20] * 10})
     with tarfile.open(tmp_path / "imagenet-r.tar", "w") as tar:
         tar.add(copy, "imagenet-r")
+    monkeypatch.setattr(imagenet_r, "MD5", md5((tmp_path / "imagenet-r.tar").read_bytes()))
     return out
 
 
@@ -159,6 +175,31 @@ def test_imagenet_r_is_laid_out_from_a_copy(public, tmp_path, source, capsys):
         assert imagenet_r.main(["--out", str(public), "--from", str(tmp_path / source)]) == 0
     assert "200 pictures to train on, 200 to test with" in capsys.readouterr().out
     assert len([*public.glob("n*/art_*.jpg")]) == 400 and not (public.parent / "imagenet-r.unpacked").exists()
+
+
+def test_what_a_broken_off_run_has_left_is_made_whole(public, tmp_path, capsys):
+    """Half a class in place, a folder half unpacked, and later one picture of all missing."""
+    for place in (public / "n00003", public.parent / "imagenet-r.unpacked" / "imagenet-r" / "n00004"):
+        place.mkdir(parents=True)
+        (place / "art_0.jpg").write_bytes(b"half")
+    argv = ["--out", str(public), "--from", str(tmp_path / "imagenet-r.tar")]
+    assert imagenet_r.main(argv) == 0
+    assert len({file.read_bytes() for file in public.glob("n*/art_*.jpg")}) == 1
+    (public / "n00007" / "art_1.jpg").unlink()
+    assert imagenet_r.main(argv) == 0 and (public / "n00007" / "art_1.jpg").is_file()
+
+
+def test_an_archive_or_a_copy_that_is_not_the_published_one_is_refused(public, tmp_path, capsys):
+    tar = tmp_path / "imagenet-r.tar"
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "other.tar").write_bytes(data)
+    (tmp_path / "copy" / "imagenet-r" / "n00009" / "art_0.jpg").unlink()
+    (tmp_path / "copy" / "imagenet-r" / "n00009" / "art_0.jpg").symlink_to("/etc/hostname")
+    for source, said in (("other.tar", "its MD5 is another"), ("copy/imagenet-r", "n00009 is or holds a link")):
+        assert imagenet_r.main(["--out", str(public), "--from", str(tmp_path / source)]) == 2
+        message = capsys.readouterr().err
+        assert said in message and message.count("\n") == 1
 
 
 def test_what_is_not_the_public_set_is_refused(public, tmp_path, capsys, monkeypatch):
