@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from stamina_lite import methods
 from stamina_lite.class_methods import CLASS_METHODS, ClassSettings, make_class_method
-from stamina_lite.class_sets import task_pictures
+from stamina_lite.class_sets import TaskPictures, task_pictures
 from stamina_lite.classification import Classifier
 from stamina_lite.data import UserError
 from stamina_lite.grid import load_grid
@@ -46,7 +46,8 @@ def test_weight_space_methods_are_those_of_text_to_image():
         ("stamina", {"steps": 3}, "unknown setting steps"),
         ("stamina", {"epochs": 0}, "epochs must be above zero"),
         ("lwf", {"distill": -1.0}, "distill must be zero or more"),
-        ("ft", {"lr_head": float("nan")}, "lr_head must be above zero"),
+        ("ft", {"lr_head": float("nan")}, "lr_head must be a finite number, not nan"),
+        ("inflora", {"threshold": 1.5}, "threshold must be above 0 and at most 1"),
         ("dreambooth", {}, "unknown method dreambooth: choose one of ub"),
     ],
 )
@@ -121,6 +122,17 @@ def test_inflora_leaves_what_past_inputs_use_alone(vit, patches):
     step = layer.current - before
     assert (step @ space).norm() < 1e-5 * step.norm() and step.norm() > 1e-3
     assert layer.memory["space"].shape[1] >= space.shape[1]
+
+
+def test_every_token_counts_alike_however_pictures_are_parted(vit, patches):
+    """Seventy pictures go through the model as 64 and 6."""
+    model, task = classifier(vit, "inflora"), task_pictures(patches.train, FIRST)
+    places = torch.cat([task.places[:1].repeat(64), task.places[-1:].repeat(6)])
+    many = TaskPictures(patches.train, places, FIRST)
+    ends = [TaskPictures(patches.train, places[k : k + 1], FIRST) for k in (0, 64)]
+    module = model.layers[4].module
+    first, last, found = (input_covariances(model, pictures)[module] for pictures in (*ends, many))
+    assert torch.allclose(found, (64 * first + 6 * last) / 70) and not torch.allclose(first, last, rtol=0.1)
 
 
 def test_the_protected_subspace_holds_the_threshold(vit, patches):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,17 +118,51 @@ def test_another_run_is_refused(vit, patches, tmp_path):
     ContinualClassifier(vit, patches, "lora", 3, 0, tmp_path / "run", **FEW).learn(progress=False)
     from conftest import vit as made
 
-    with pytest.raises(UserError, match=r"holds another run \(tasks differ\)"):
+    with pytest.raises(UserError, match=r"holds another run \(tasks is 3 there and 2 here\)"):
         ContinualClassifier(made.__wrapped__(), patches, "lora", 2, 0, tmp_path / "run", **FEW)
     other = made.__wrapped__()
     torch.nn.init.ones_(other.cls_token)
-    with pytest.raises(UserError, match=r"holds another run \(base differ\)"):
+    with pytest.raises(UserError, match=r"holds another run \(base is \w+ there and \w+ here\)"):
         ContinualClassifier(other, patches, "lora", 3, 0, tmp_path / "run", **FEW)
     swapped = ClassSet("patches", patches.classes, patches.test, patches.train)
-    with pytest.raises(UserError, match=r"holds another run \(set_hash differ\)"):
+    with pytest.raises(UserError, match=r"holds another run \(set_hash is \w+ there and \w+ here\)"):
         ContinualClassifier(made.__wrapped__(), swapped, "lora", 3, 0, tmp_path / "run", **FEW)
+    told = r"\(settings epochs is 1 there and 3 here; settings rank is 2 there and 4 here\)"
+    other = {**FEW, "rank": 4, "epochs": 3}
+    with pytest.raises(UserError, match=told):
+        ContinualClassifier(made.__wrapped__(), patches, "lora", 3, 0, tmp_path / "run", **other)
     with pytest.raises(UserError, match="6 classes make no 4 equal tasks: choose 1, 2, 3, 6"):
         ContinualClassifier(made.__wrapped__(), patches, "lora", 4, **FEW)
+
+
+def test_results_are_those_of_the_last_task_whenever_a_run_was_killed(vit, patches, tmp_path):
+    """Killed between a task and its results, or after both: the same command writes them anew."""
+    from conftest import vit as made
+
+    def go_on(by):
+        return ContinualClassifier(by, patches, "lora", 3, 0, tmp_path / "run", **FEW)
+
+    file, learner = tmp_path / "run" / "results.json", go_on(vit)
+    for _ in range(2):
+        learner.learn(progress=False)
+    older = file.read_text()
+    results = go_on(made.__wrapped__()).learn_all(progress=False)
+    assert json.loads(file.read_text())["a_n"] == results["a_n"] != json.loads(older)["a_n"]
+    for left in (older, None):
+        file.unlink() if left is None else file.write_text(left)
+        assert go_on(made.__wrapped__()).learn_all(progress=False)["a_n"] == results["a_n"]
+        assert json.loads(file.read_text())["a_n"] == results["a_n"]
+    shutil.copytree(tmp_path / "run" / "tasks" / "003", tmp_path / "run" / "tasks" / "004")
+    with pytest.raises(UserError, match="tasks/004 is of no task of this run: delete it"):
+        go_on(made.__wrapped__())
+
+
+def test_training_that_runs_away_is_told_and_leaves_the_model_as_it_was(vit, patches):
+    learner = ContinualClassifier(vit, patches, "ft", 3, **{**FEW, "lr": 1e30})
+    before = {name: weight.clone() for name, weight in vit.state_dict().items()}
+    with pytest.raises(UserError, match="lower the learning rates"):
+        learner.learn_all(progress=False)
+    assert not learner.records and all(torch.equal(before[name], w) for name, w in vit.state_dict().items())
 
 
 def test_an_altered_task_is_refused(vit, patches, tmp_path):

@@ -81,6 +81,20 @@ def test_training_pictures_are_cut_anew_and_follow_their_generator(tree):
         ),
         (lambda t: shutil.copy(t / "imagenet-r_train.yaml", t / "imagenet-r_test.yaml"), "to be trained on and tested"),
         (
+            lambda t: (t / "imagenet-r_test.yaml").write_text("data: [data/x/n01/art_2.jpg]\ntargets: [1]"),
+            "has no pictures in the test half",
+        ),
+        (
+            lambda t: (t / "imagenet-r_test.yaml").write_text("data: [data/x/n01/art_2.jpg]\ntargets: [1.5]"),
+            "imagenet-r_test.yaml is damaged",
+        ),
+        (
+            lambda t: (t / "imagenet-r_test.yaml").write_text(
+                "data: [n01/art_2.jpg, x/n01/art_2.jpg]\ntargets: [1, 1]"
+            ),
+            "names a picture twice",
+        ),
+        (
             lambda t: (t / "imagenet-r_test.yaml").write_text("data: [data/x/n01/art_2.jpg]\ntargets: [0]"),
             "class 0 is n03 and n01",
         ),

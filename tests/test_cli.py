@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -287,6 +289,84 @@ def test_mistakes_of_the_other_verbs(run, tmp_path, capsys):
     assert "VERB" in mistake(capsys)
     assert "lern" in mistake(capsys, "lern")
     assert "no folder" in mistake(capsys, "report", tmp_path / "nowhere", "--out", tmp_path / "r.html")
+
+
+def test_numbers_that_cannot_be_drawn_with_are_refused_and_large_ones_are_not(run, tmp_path, capsys):
+    draw = ["generate", run, "--out", tmp_path / "drawn", "-n", "1", "--device", "cpu", "--prompt"]
+    assert "steps must be 1 to 1000" in mistake(capsys, *draw, "a photo", "--steps", "1001")
+    assert "write <amber>" in mistake(capsys, *draw, "a photo of <AMBER>")
+    assert "must not be empty" in mistake(capsys, "generate", run, "--prompt", "a photo", "--out", "")
+    assert cli.main([str(a) for a in (*draw, "a photo", "--seed", 2**62, "--steps", "2")]) == 0
+    for more in (("a (photo)",), ("a photo", "--steps", "3"), ("",)):
+        assert cli.main([str(a) for a in (*draw, *more, "--steps", "2")][: None if len(more) < 2 else -2]) == 0
+    drawn = {file.name for file in (tmp_path / "drawn").iterdir()}
+    assert len(drawn) == 4 and sum(name.startswith("picture-seed0") for name in drawn) == 1
+
+
+def test_options_of_the_other_half_are_refused(photos, tmp_path, capsys):
+    out = ["--method", "lora", "--out", tmp_path / "x"]
+    assert "--tasks is for classes" in mistake(capsys, "bench", photos, *out, "--tasks", "3")
+    assert "--stages names 9 concepts" in mistake(capsys, "bench", photos, *out, "--stages", "9")
+    for option in (["--stages", "3"], ["--order", "people-first"], ["--shuffle", "1"], ["--pictures", "4"]):
+        assert f"{option[0]} is for concepts" in mistake(capsys, "bench", "renditions", *out, *option)
+    assert "no set or folder is called rendition" in mistake(capsys, "bench", "rendition", *out, "--epochs", "1")
+    assert "give --data DIR" in mistake(capsys, "bench", "imagenet-r", *out)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda r: (r / "run.json").write_text("[1]"), "run.json says no method"),
+        (lambda r: (r / "tasks" / "002" / "task.json").write_text("[]"), "delete .*tasks/002 and later tasks"),
+        (lambda r: (r / "tasks" / "002" / "task.json").write_text('{"sha256": {}}'), "delete .*tasks/002 and later"),
+        (lambda r: (r / "tasks" / "002" / "task.json").unlink(), "delete .*tasks/002 and later tasks"),
+        (lambda r: edit(r / "run.json", settings=5), "run.json is damaged .settings"),
+        (lambda r: edit(r / "run.json", half="classification"), "has learned classes, which cannot be drawn"),
+    ],
+)
+def test_a_run_folder_that_was_changed_is_told(run, tmp_path, capsys, harm, said):
+    shutil.copytree(run, tmp_path / "run")
+    harm(tmp_path / "run")
+    assert re.search(said, mistake(capsys, "generate", tmp_path / "run", "--prompt", "a photo"))
+
+
+def edit(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_a_damaged_log_and_a_copy_of_a_task_do_no_harm(run, tiny_folder, photos, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"task": 3, "lo\n\x00}\n[1]\n')
+    shutil.copytree(run / "tasks" / "002", tmp_path / "run" / "tasks" / "002.bak")
+    learn = ["learn", photos, "--method", "stamina", "--base", tiny_folder, "--out", tmp_path / "run", *QUICK]
+    assert cli.main([str(a) for a in learn]) == 0
+    assert log.read_text() == whole
+
+
+def test_training_that_runs_away_is_told_and_nothing_of_it_is_kept(tiny_folder, photos, tmp_path, capsys):
+    learn = ["learn", photos / "amber", "--method", "stamina", "--base", tiny_folder, "--out", tmp_path / "run", *QUICK]
+    assert cli.main([str(a) for a in (*learn, "--lr", "1e30", "--steps", "4")]) == 2
+    told = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert told.startswith("stamina-lite: the loss is ") and "lower the learning rates" in told
+    assert not [*(tmp_path / "run" / "tasks").iterdir()]
+
+
+def test_a_full_disk_stops_a_run_that_then_goes_on(tiny_folder, photos, tmp_path):
+    """As on a full disk, no file can grow beyond 20 kB; afterwards there is room."""
+    learn = ["learn", photos / "amber", "--method", "lora", "--base", tiny_folder, "--out", tmp_path / "run", *QUICK]
+    command = [sys.executable, "-B", "-m", "stamina_lite.cli", *map(str, learn)]
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=little_room)
+    told = done.stderr.replace("\r", "\n").splitlines()[-1]
+    assert done.returncode == 2 and told.startswith("stamina-lite: cannot write to ") and "make room and" in told
+    assert not [*(tmp_path / "run" / "tasks").iterdir()]
+    assert cli.main([str(a) for a in learn]) == 0 and (tmp_path / "run" / "tasks" / "001").is_dir()
 
 
 def test_a_mistake_is_one_line_in_a_real_terminal(run):

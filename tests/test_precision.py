@@ -45,6 +45,19 @@ def test_half_precision_trains_fp32_parameters_as_fp32_does(tiny_folder, photos)
     assert curves[0] == pytest.approx(curves[1], rel=0.02)
 
 
+def test_in_fp16_small_gradients_are_not_lost(tiny_folder, photos):
+    """Without a scaled loss most of them are zeros, and weights stand still or go elsewhere."""
+
+    def learned(dtype):
+        model = TextToImage(load_base(tiny_folder, "cpu", dtype))
+        rule = make_method("lora", steps=12, batch=2, rank=2)
+        model.learn(concepts(photos)[0], rule, 0, 1)
+        return torch.cat([layer.past.flatten() for layer in model.layers])
+
+    single, half = learned(torch.float32), learned(torch.float16)
+    assert torch.nn.functional.cosine_similarity(single, half, dim=0) > 0.9 and half.norm() > 0.5 * single.norm()
+
+
 def test_what_half_precision_learns_is_kept_in_fp32(tiny_folder, photos):
     """Every layer's own copy is fp32 and not a rounded one; the model has it, and the token's row, rounded once."""
     model, method = TextToImage(load_base(tiny_folder, "cpu", torch.bfloat16)), make_method("c-lora", **FEW)
