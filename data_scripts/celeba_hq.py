@@ -87,7 +87,7 @@ def read_mapping(data: bytes) -> dict[int, str]:
 def read_identities(file: Path) -> dict[str, int]:
     """Name of a picture in CelebA -> number of who is on it. Raises UserError where it is another table."""
     found = {}
-    with open(file, encoding="utf-8", errors="replace") as stream:
+    with open(file, encoding="utf-8-sig", errors="replace") as stream:
         for k, line in enumerate(stream, 1):
             row = line.split()
             if row and not (len(row) == 2 and row[1].isdecimal()):

@@ -168,7 +168,7 @@ def write_list(file: Path, rows: list[dict]) -> None:
 def read_table(file: Path, *columns: str) -> Iterator[list[str]]:
     """These columns of a CSV file, row by row. Raises UserError for a file that has not got them."""
     try:
-        with open(file, encoding="utf-8", errors="replace", newline="") as stream:
+        with open(file, encoding="utf-8-sig", errors="replace", newline="") as stream:
             table = csv.DictReader(stream)
             lacking = [column for column in columns if column not in (table.fieldnames or ())]
             if lacking:
@@ -209,9 +209,16 @@ def largest(pictures: dict[int, list], what: str) -> list[int]:
     return sorted(enough, key=lambda group: (-len(pictures[group]), group))[:COUNT]
 
 
-def parser(text: str, source: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def parser(text: str, source: str) -> Parser:
     """The options that both scripts have."""
-    made = argparse.ArgumentParser(description=text.split("\n")[0], allow_abbrev=False)
+    made = Parser(description=text.split("\n")[0], allow_abbrev=False)
     made.add_argument("--out", type=Path, default=Path("data/celeba-landmarks50"), metavar="DIR", help="(%(default)s)")
     made.add_argument("--from", dest="source", type=Path, metavar=source, help="a copy on disk")
     made.add_argument("--size", type=at_least(16), default=512, metavar="PX", help="of the squares (512)")

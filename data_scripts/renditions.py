@@ -1,4 +1,4 @@
-"""Draw renditions, the mini ImageNet-R: 200 classes by twelve artists' hands, test artists never seen in training.
+"""Draw renditions, the mini ImageNet-R: 200 classes of twelve icon sets, each tested with artists not trained on.
 
     npm install --prefix build/icons PACKAGES     (printed where they are missing)
     python data_scripts/renditions.py             write stamina_lite/assets/renditions

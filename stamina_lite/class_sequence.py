@@ -13,7 +13,7 @@ from .class_methods import make_class_method
 from .class_sets import ClassSet, class_tasks, of_classes, task_pictures
 from .classification import Classifier, LearnedClasses
 from .data import UserError
-from .runs import Run, peak_memory, records_of
+from .runs import Run, peak_memory, records_of, shown
 
 
 class ContinualClassifier:
@@ -73,7 +73,7 @@ class ContinualClassifier:
         pictures = task_pictures(self.data.train, self.rounds[task - 1])
         s = self.method.settings
         total = s.epochs * -(-len(pictures.places) // s.batch)
-        with tqdm(total=total, desc=f"task {task}", unit="step", leave=False, disable=not progress) as bar:
+        with tqdm(total=total, desc=f"task {task}", unit="step", leave=False, **shown(progress)) as bar:
 
             def on_step(step, numbers):
                 bar.update()
@@ -90,7 +90,7 @@ class ContinualClassifier:
 
     def learn_all(self, progress: bool = True) -> dict:
         """Learn what is left, and return the results."""
-        with tqdm(total=len(self.rounds), initial=len(self.records), desc=self.name, disable=not progress) as bar:
+        with tqdm(total=len(self.rounds), initial=len(self.records), desc=self.name, **shown(progress)) as bar:
             while self.left:
                 record = self.learn(progress)
                 bar.set_postfix(accuracy=f"{metrics.final_mean([record['accuracy']]):.1f} %")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from .data import UserError
+from .data import UserError, to_8_bit
 
 RENDITIONS = Path(__file__).parent / "assets" / "renditions"
 IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
@@ -176,7 +176,8 @@ def class_set(name: str, folder: Path | None = None, classes: int | None = None,
 
 
 def renditions(part: str = "classes", share_alike: bool = True) -> ClassSet:
-    """The shipped mini ImageNet-R: 200 emoji by twelve artists, in eight techniques; test artists are never trained on.
+    """The shipped mini ImageNet-R: 200 emoji of twelve icon sets, in eight techniques. A class's test pictures are by
+    artists whose drawings of it are never trained on.
 
     part: "classes", or "tuning" for the 50 others that settings are chosen on. share_alike: with the drawings under
     CC-BY-SA, where they are there. Raises UserError for a damaged or missing sheet.
@@ -278,7 +279,8 @@ def read(file: Path) -> Image.Image:
     """A picture, or UserError naming it where it cannot be read."""
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
+            grey = image.mode[0] in "IF"  # 16 bits or more, which Pillow's own conversion clips at 255
+            return (to_8_bit(image) if grey else image).convert("RGB")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
         raise UserError(f"cannot read {file}: replace it, or take it out of the split") from None
 

@@ -138,6 +138,8 @@ def learn(args) -> None:
 
     settings = checked_settings(args)
     found = [concept for folder in args.folders for concept in concepts(folder)]
+    if any(args.out.resolve() == Path(folder).resolve() for folder in args.folders):
+        raise UserError(f"{args.out} holds the pictures: choose another --out for the run")
     names = [concept.name.lower() for concept in found]
     for concept in found:
         if names.count(concept.name.lower()) > 1:

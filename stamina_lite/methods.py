@@ -29,7 +29,7 @@ class CLoRA(Method):
 
 
 class Stamina(Method):
-    """C-LoRA's update under a learned hard mask, and a token from an MLP (STAMINA, eq. 4 [paper]; details [ours])."""
+    """C-LoRA's update under a learned hard mask, tokens from an MLP (STAMINA, eq. 4 [paper]; details [ours])."""
 
     name = "stamina"
     defaults = {"forget": 3.0, "sparse": 0.1}
@@ -52,7 +52,7 @@ class Stamina(Method):
 
 
 class StaminaNoMask(Stamina):
-    """Ablation: the MLP token, but a plain low-rank update."""
+    """Ablation: a plain low-rank update, without the mask."""
 
     name = "stamina-no-mask"
     defaults = {"forget": Stamina.defaults["forget"]}  # without a mask there is no L_sparse
@@ -117,7 +117,7 @@ class StaminaRandomMask(Stamina):
 
 
 class LoRAScaled(LoRA):
-    """LoRA whose t-th update is folded times t^-p: for p = 1 the mean of all updates [ours, after model merging]."""
+    """LoRA whose t-th update is folded times t^-p: for p = 1 weights are the mean of what tasks arrived at [ours]."""
 
     name = "lora-scaled"
     defaults = {"decay": 0.25}

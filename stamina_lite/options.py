@@ -79,6 +79,8 @@ def word(text: str) -> str:
     """An argparse type: text, and not the nothing that an unset variable of a shell leaves."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty: is a variable unset?")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("must be text without zero bytes")
     return text
 
 

@@ -89,6 +89,11 @@ def drop_log_lines(file: Path, after: int) -> None:
         write_text(file, "".join(line + "\n" for line in kept))
 
 
+def shown(progress: bool) -> dict:
+    """For a bar of tqdm: where it is wanted, TQDM_DISABLE decides."""
+    return {} if progress else {"disable": True}
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU where there is one, of the process otherwise."""
     if device.type == "cuda":

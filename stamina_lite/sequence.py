@@ -13,7 +13,7 @@ from .diffusion import Learned, TextToImage
 from .evaluation import Evaluation
 from .images import to_pil
 from .methods import make_method
-from .runs import Run, peak_memory, records_of, tasks_of
+from .runs import Run, peak_memory, records_of, shown, tasks_of
 
 
 class ContinualLearner:
@@ -73,7 +73,7 @@ class ContinualLearner:
         task = len(self.records) + 1
         silent = not (progress and parallel.first())
         steps, told = self.method.settings.steps, f"{task:3d} {name}"
-        with tqdm(total=steps, desc=told, unit="step", leave=False, disable=silent) as bar:
+        with tqdm(total=steps, desc=told, unit="step", leave=False, **shown(not silent)) as bar:
 
             def on_step(step, numbers):
                 bar.update()
@@ -165,7 +165,7 @@ def run_sequence(
     measure, table = parallel.first(), learner.out / "results.json"
     check_tokens([c for c in concepts if c.token not in learner.model.custom], learner.pipe.tokenizer)
     silent = not (progress and measure)
-    bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", disable=silent)
+    bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", **shown(not silent))
     for task, concept in enumerate(bar, 1):
         record = learner.learn(concept, progress)
         bar.set_postfix(loss=f"{record['loss']:.4f}")
