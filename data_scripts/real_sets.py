@@ -6,7 +6,6 @@ colour: their sources are JPEGs, shrunk once more, and PNGs would take four time
 NAME/sources.csv says where each came from. A set is built beside its place, as NAME.part, and moved when it is whole.
 """
 
-import argparse
 import csv
 import os
 import re
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 
 from stamina_lite.data import UserError, read_image
 from stamina_lite.images import to_pil
-from stamina_lite.options import at_least
+from stamina_lite.options import Parser, at_least
 
 COUNT = 25  # concepts of a half of the papers' set
 FEWEST = 15  # pictures a concept has at least [paper], and is learned from
@@ -209,16 +208,9 @@ def largest(pictures: dict[int, list], what: str) -> list[int]:
     return sorted(enough, key=lambda group: (-len(pictures[group]), group))[:COUNT]
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
-
-
 def parser(text: str, source: str) -> Parser:
     """The options that both scripts have."""
-    made = Parser(description=text.split("\n")[0], allow_abbrev=False)
+    made = Parser(description=text.split("\n")[0])
     made.add_argument("--out", type=Path, default=Path("data/celeba-landmarks50"), metavar="DIR", help="(%(default)s)")
     made.add_argument("--from", dest="source", type=Path, metavar=source, help="a copy on disk")
     made.add_argument("--size", type=at_least(16), default=512, metavar="PX", help="of the squares (512)")

@@ -4,7 +4,6 @@ Exit code 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupte
 by its reader, 1 a fault of ours (a traceback).
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from .options import DEVICE, add_run_options, at_least, folder, given_settings, scale
+from .options import DEVICE, Parser, add_run_options, at_least, folder, given_settings, refuse_options, scale
 
 OUT_OF_MEMORY = (
     "out of GPU memory: make room and give the same command, a run goes on from its last finished task; "
@@ -53,16 +52,6 @@ def main(argv: list[str] | None = None) -> int:
         told = f"cannot read or write {error.filename} ({error.strerror})"
         print(f"stamina-lite: {told}: see who may, and whether there is room", file=sys.stderr)
         return 2
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors in one line, and no abbreviated options."""
-
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str):
-        self.exit(2, f"stamina-lite: {message}; see {self.prog} --help\n")
 
 
 def parser() -> Parser:
@@ -237,15 +226,6 @@ def bench_classes(args) -> None:
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.2f}"
         print(f"{name:18s} {value:>7s}   {meaning}")
-
-
-def refuse_options(args, names: list[str], meant: str) -> None:
-    """Raise UserError for an option that says nothing of what is learned."""
-    from .data import UserError
-
-    for name in names:
-        if getattr(args, name) not in (None, False):
-            raise UserError(f"--{name.replace('_', '-')} is for {meant}: leave it out")
 
 
 def export(args) -> None:

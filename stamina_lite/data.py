@@ -176,7 +176,7 @@ def pictures(folder: Path) -> tuple[Path, ...]:
     files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and f.is_file())
     unread = [f for f in files if f.suffix.lower() in UNREAD]
     if unread:
-        raise UserError(f"{len(unread)} pictures like {unread[0]} cannot be read: save them as JPEG, or remove them")
+        raise UserError(f"{unread[0]} and its like ({len(unread)}) cannot be read: save them as JPEG, or remove them")
     return tuple(f for f in files if f.suffix.lower() in SUFFIXES)
 
 

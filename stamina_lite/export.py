@@ -169,8 +169,7 @@ def for_older_transformers(pipe, folder: Path) -> None:
     weights under the names that all published models have.
     """
     pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # vocab.json and merges.txt
-    added = {token: index for token, index in pipe.tokenizer.get_added_vocab().items()}
-    write_json(folder / "tokenizer" / "added_tokens.json", added)
+    write_json(folder / "tokenizer" / "added_tokens.json", pipe.tokenizer.get_added_vocab())
     for file in (folder / "text_encoder").glob("*.safetensors"):
         tensors = load_file(file)
         if not any(name.startswith("text_model.") for name in tensors):

@@ -37,6 +37,16 @@ DEVICE = "cpu or cuda (cuda where there is one)"
 BASE = "Stable Diffusion 1.x or 2.x: mini, a diffusers folder, a FILE.safetensors, or owner/name[@REVISION] (mini)"
 
 
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, and no abbreviated options."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog.split()[0]}: {message}; see {self.prog} --help\n")
+
+
 def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     """What learn and bench have in common; classes: settings of the classification half too."""
     p.add_argument("--method", required=True, help="see `stamina-lite methods`")
@@ -106,3 +116,12 @@ def given_settings(args: argparse.Namespace) -> dict:
     """The settings that were given, by their fields' names."""
     names = [*(name.replace("-", "_") for name in SETTINGS | OF_CONCEPTS | OF_CLASSES), "hard"]
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def refuse_options(args: argparse.Namespace, names: list[str], meant: str) -> None:
+    """Raise UserError for an option that says nothing of what is learned."""
+    from .data import UserError
+
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            raise UserError(f"--{name.replace('_', '-')} is for {meant}: leave it out")

@@ -75,7 +75,7 @@ def test_greys_of_32_bits_are_seen_whatever_their_white_is(tmp_path, levels, whi
 def test_pictures_of_a_kind_that_is_not_read_are_told(tmp_path):
     save(tmp_path / "photos" / "dog" / "1.png")
     (tmp_path / "photos" / "dog" / "2.HEIC").write_bytes(b"a phone's")
-    with pytest.raises(UserError, match="1 pictures like .*2.HEIC cannot be read: save them as JPEG"):
+    with pytest.raises(UserError, match="2.HEIC and its like .1. cannot be read: save them as JPEG"):
         concepts(tmp_path / "photos")
 
 
