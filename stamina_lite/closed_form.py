@@ -10,13 +10,19 @@ def fisher_diagonal(losses: Iterable[Callable[[], Tensor]], weights: Sequence[Te
     """F = E[(∂ℓ/∂θ)²], the diagonal of the empirical Fisher information (EWC, Kirkpatrick et al. 2017, eq. 3).
 
     losses: one function a sample, giving its negative log-likelihood, a scalar; weights: tensors of any shape that
-    require gradients. Returns a tensor of the same shape for each. The square is taken sample by sample: of a batch's
-    mean gradient it would be something else.
+    require gradients. Returns a tensor of the same shape for each, at least in fp32. The square is taken sample by sample: of a
+    batch's mean gradient it would be something else. In fp16 the loss is scaled, as in training, until the largest
+    gradient just fits: of the loss as it is most gradients would be zero.
     """
-    total, count = [torch.zeros_like(w) for w in weights], 0
+    total, count = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights], 0
+    scale = 2.0**16 if any(w.dtype == torch.float16 for w in weights) else 1.0
     for loss in losses:
-        gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
-        total = [f if g is None else f + g.square() for f, g in zip(total, gradients, strict=True)]
+        value = loss()  # once: it may draw noise
+        gradients = torch.autograd.grad(scale * value, weights, allow_unused=True, retain_graph=scale > 1)
+        while scale > 1 and not all(g is None or g.isfinite().all() for g in gradients):
+            scale /= 2
+            gradients = torch.autograd.grad(scale * value, weights, allow_unused=True, retain_graph=scale > 1)
+        total = [f if g is None else f + (g.to(f) / scale).square() for f, g in zip(total, gradients, strict=True)]
         count += 1
     return [f / count for f in total]
 

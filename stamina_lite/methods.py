@@ -237,7 +237,7 @@ class CustomDiffusionEWC(CustomDiffusion):
         losses = model.losses(pictures, self.settings.drawn, generator)
         for layer, fisher in zip(model.layers, fisher_diagonal(losses, weights), strict=True):
             layer.weight.requires_grad_(False)
-            layer.memory["fisher"] = fisher.float() + layer.memory.get("fisher", 0)
+            layer.memory["fisher"] = fisher + layer.memory.get("fisher", 0)
 
 
 class CustomDiffusionMerge(CustomDiffusion):

@@ -1,5 +1,7 @@
 """The closed forms against what they are the solution of."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,22 @@ def test_the_fisher_diagonal_is_exact_on_a_tiny_model():
     assert torch.allclose(torch.cat([f.flatten() for f in found]), exact, rtol=1e-9)
     assert [f.shape for f in found] == [w.shape for w in weights] and (exact > 0).all()
     assert not torch.allclose(rows.mean(0).square(), exact, rtol=0.1)
+
+
+def test_in_fp16_the_fisher_diagonal_is_of_scaled_losses():
+    """Small gradients whose squares fp16 has no numbers for, and then large ones that the first scale is too much for;
+    a loss is asked for once, since it may draw."""
+    weight, asked = torch.zeros(2, dtype=torch.float16, requires_grad=True), []
+
+    def loss(slope):
+        asked.append(slope)
+        return (weight * torch.tensor([slope, -slope / 2], dtype=torch.float16)).sum()
+
+    for slopes in ((1e-5, 1e-5), (1e-5, 8.0)):
+        (found,) = fisher_diagonal([partial(loss, slope) for slope in slopes], [weight])
+        exact = sum(slope**2 for slope in slopes) / 2 * torch.tensor([1, 0.25])
+        assert found.dtype == torch.float32 and torch.allclose(found, exact, rtol=0.02, atol=0)
+    assert asked == [1e-5, 1e-5, 1e-5, 8.0]
 
 
 @pytest.fixture

@@ -60,6 +60,20 @@ def test_in_fp16_small_gradients_are_not_lost(tiny_folder, photos):
     assert torch.nn.functional.cosine_similarity(single, half, dim=0) > 0.9 and half.norm() > 0.5 * single.norm()
 
 
+def test_in_fp16_the_fisher_information_is_not_lost(tiny_folder, photos):
+    """Squares of small gradients are smaller still."""
+
+    def fisher(dtype):
+        model = TextToImage(load_base(tiny_folder, "cpu", dtype))
+        with torch.no_grad():
+            model.unet.conv_out.weight *= 2**-8
+        model.learn(concepts(photos)[0], make_method("custom-diffusion-ewc", steps=1, batch=1, drawn=2), 0, 1)
+        return torch.cat([layer.memory["fisher"].flatten() for layer in model.layers])
+
+    single, half = fisher(torch.float32), fisher(torch.float16)
+    assert half.dtype == torch.float32 and (half - single).norm() < 0.1 * single.norm()
+
+
 def test_what_half_precision_learns_is_kept_in_fp32(tiny_folder, photos):
     """Every layer's own copy is fp32 and not a rounded one; the model has it, and the token's row, rounded once."""
     model, method = TextToImage(load_base(tiny_folder, "cpu", torch.bfloat16)), make_method("c-lora", **FEW)
