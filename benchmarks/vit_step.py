@@ -3,7 +3,8 @@
     python benchmarks/vit_step.py --model vit_base_patch16_224 --batch 32 --device cuda --out results/vit_step.json
     python benchmarks/vit_step.py --batch 4 --steps 5                     on a CPU, without memory
 
-Weights and pictures are random: time and memory do not depend on them. A method has learned one task before it is
+Weights and pictures are random: time and memory do not depend on them. The ViT computes in bf16 on a GPU that is fast
+at it, else in fp32. A method has learned one task before it is
 timed, so that penalties, past prompts and directions are there. On a GPU memory is the peak of the second task.
 """
 
@@ -15,12 +16,14 @@ from pathlib import Path
 import timm
 import torch
 
+from stamina_lite.backbones import precision
 from stamina_lite.checkpoint import write_json
 from stamina_lite.class_methods import make_class_method
 from stamina_lite.class_sets import Decoded, task_pictures
 from stamina_lite.classification import Classifier
 from stamina_lite.versions import versions
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 METHODS = ("lora", "c-lora", "stamina", "ft", "lwf", "coda-p", "dualprompt", "sd-lora")
 
 
@@ -32,7 +35,8 @@ def measure(method: str, args) -> dict:
     n = args.batch * (args.steps + 3)
     pictures = Decoded(torch.randint(256, (n, 3, size, size), dtype=torch.uint8), torch.arange(n) % 2)
     rank = {"rank": args.rank} if method not in ("ft", "lwf", "coda-p", "dualprompt") else {}
-    model = Classifier(vit, 200, make_class_method(method, epochs=1, batch=args.batch, **rank), tasks=10, seed=0)
+    rule = make_class_method(method, epochs=1, batch=args.batch, **rank)
+    model = Classifier(vit, 200, rule, tasks=10, seed=0, dtype=DTYPES[args.dtype])
     first = pictures.of(torch.arange(args.batch))
     model.learn(task_pictures(first, [0, 1]), 1)
     second, stamps = Decoded(pictures.images, pictures.labels + 2), []
@@ -55,8 +59,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="that the ViT computes in")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    args.dtype = args.dtype or str(precision(args.device)).removeprefix("torch.")
     rows = {method: measure(method, args) for method in args.methods}
     for method, row in rows.items():
         told = f"{method:12s} {args.batch / row['seconds']:8.1f} pictures/s"
@@ -69,7 +75,8 @@ def main() -> None:
             )
         print(told, flush=True)
     if args.out:
-        about = {"model": args.model, "batch": args.batch, "rank": args.rank, "steps": args.steps, "rows": rows}
+        about = {"model": args.model, "batch": args.batch, "rank": args.rank, "steps": args.steps}
+        about |= {"dtype": args.dtype, "rows": rows}
         write_json(args.out, about | versions(torch.device(args.device)))
 
 

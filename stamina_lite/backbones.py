@@ -46,3 +46,11 @@ def load_backbone(base: str | Path = "mini", device: str | None = None):
     if not all(weight.isfinite().all() for weight in vit.state_dict().values()):
         raise UserError(f"the backbone {base} holds weights that are no finite numbers: restore its files")
     return vit.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def precision(device):
+    """The dtype that a ViT computes in: fp32, or bf16 on a GPU that is fast at it. fp16 would need a scaled loss."""
+    import torch
+
+    fast = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32

@@ -64,7 +64,7 @@ class LearningWithoutForgetting(FineTuningLocal):
         if self.before is None:
             return None
         with torch.no_grad():
-            told = self.before((x - model.mean) / model.std)[:, model.past]
+            told = self.before.head(model.embed(self.before, x))[:, model.past]
         now = F.log_softmax(logits[:, model.past] / self.T, 1)
         apart = F.kl_div(now, F.log_softmax(told / self.T, 1), log_target=True, reduction="batchmean")
         return self.settings.distill * self.T**2 * apart
@@ -100,9 +100,8 @@ class NearestClassMean(Method):
     @torch.no_grad()
     def end(self, model, pictures, generator):
         labels = pictures.pictures.labels[pictures.places]
-        features = torch.cat(
-            [model.features(pictures.pictures.load(places).to(model.device)) for places in pictures.places.split(128)]
-        )
+        parts = pictures.pictures.stream(pictures.places.split(128))
+        features = torch.cat([model.features(x.to(model.device)) for x in parts])
         for label in pictures.classes:
             mean = features[labels == label].mean(0)
             model.head.weight[label], model.head.bias[label] = mean, -mean.square().sum() / 2

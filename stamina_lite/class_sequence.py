@@ -8,7 +8,9 @@ from tqdm.auto import tqdm
 
 from . import adaptation, metrics
 from .adaptation import Change
-from .checkpoint import load_task, write_json
+from .backbones import precision
+from .bases import precision_of
+from .checkpoint import load_task, read_record, write_json
 from .class_methods import make_class_method
 from .class_sets import ClassSet, class_tasks, of_classes, task_pictures
 from .classification import Classifier, LearnedClasses
@@ -22,12 +24,12 @@ class ContinualClassifier:
     vit: as timm.create_model gives it, changed in place. tasks: how many the classes are shared out to, in an order
     that the seed decides (`class_sets.class_tasks`). method: a name of `class_methods.CLASS_METHODS`; settings: see
     `class_methods.ClassSettings`. out: a run folder. If it holds a run with the same settings, that run goes on;
-    another run is refused (UserError).
+    another run is refused (UserError). dtype: what the ViT computes in (`backbones.precision`); a run keeps its own.
     """
 
     def __init__(
         self, vit, data: ClassSet, method: str = "stamina", tasks: int = 10, seed: int = 0, out=None,
-        about: dict | None = None, **settings,
+        about: dict | None = None, dtype: torch.dtype | None = None, **settings,
     ):  # fmt: skip
         self.data, self.seed, self.name = data, seed, method
         self.tasks = class_tasks(len(data.classes), tasks, seed)
@@ -41,7 +43,11 @@ class ContinualClassifier:
                 f"{data.name} has pictures of {data.train.size} px, this ViT wants {wanted}: give another base"
             )
         base, self.weights = fingerprint(vit), sum(p.numel() for p in vit.parameters())
-        self.model = Classifier(vit, len(data.classes), self.method, tasks, seed)
+        self.out = Path(out) if out else None
+        if self.out and (self.out / "run.json").is_file():
+            dtype = dtype or precision_of(read_record(self.out / "run.json"))
+        dtype = dtype or precision(next(vit.parameters()).device)
+        self.model = Classifier(vit, len(data.classes), self.method, tasks, seed, dtype)
         self.records: list[dict] = []
         self.masks: dict[str, torch.Tensor] = {}
         self.identity = {
@@ -53,9 +59,9 @@ class ContinualClassifier:
             "set_hash": data.hash(),
             "tasks": tasks,
             "base": base,
+            **({} if dtype == torch.float32 else {"precision": str(dtype).removeprefix("torch.")}),
             **(about or {}),
         }
-        self.out = Path(out) if out else None
         self.run = Run(self.out, self.identity, self.model.device) if self.out else None
         if self.run and self.run.tasks():
             self._take_up(self.run.tasks())
@@ -104,7 +110,8 @@ class ContinualClassifier:
         """Test pictures told right among all classes seen, no task given: a count a class, as they were learned."""
         half, seen = self.data.test, self.model.seen
         places = of_classes(half, seen)
-        right = torch.cat([self.model.predict(half.load(p)) == half.labels[p] for p in places.split(128)])
+        told = torch.cat([self.model.predict(x) for x in half.stream(places.split(128))])
+        right = told == half.labels[places]
         return torch.bincount(half.labels[places][right], minlength=len(self.data.classes))[seen].tolist()
 
     def results(self) -> dict:

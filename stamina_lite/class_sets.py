@@ -17,21 +17,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from .data import UserError, to_8_bit
+from .class_files import Files
+from .data import UserError
 
 RENDITIONS = Path(__file__).parent / "assets" / "renditions"
 IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
-ENLARGED = 256 / 224  # test pictures are this much larger than what is cut from their middle
 
 
 class Pictures(Protocol):
     """Pictures and their classes. size: S in px; labels: (n,) integers; load: places -> (m, 3, S, S) in [0, 1].
 
     With a generator pictures are cut, scaled and flipped at random, as for training; without one they are as they are.
-    content: bytes that tell these pictures from others, for a hash. of: only the pictures at these places.
+    stream: the same for many places, a part after another. content: bytes that tell these pictures from others, for a
+    hash. of: only the pictures at these places.
     """
 
     @property
@@ -41,6 +40,8 @@ class Pictures(Protocol):
     def size(self) -> int: ...
 
     def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]: ...
 
     def content(self) -> bytes: ...
 
@@ -87,38 +88,14 @@ class Decoded:
         x = self.images[places].float() / 255
         return x if generator is None else resized_crop(x, generator)
 
+    def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        return (self.load(places, generator) for places in parts)
+
     def content(self) -> bytes:
         return self.images.numpy().tobytes()
 
     def of(self, places: Tensor) -> "Decoded":
         return Decoded(self.images[places], self.labels[places])
-
-
-@dataclass(frozen=True)
-class Files:
-    """Pictures on disk, size px when loaded: RandomResizedCrop and flip for training, Resize and CenterCrop else."""
-
-    files: Sequence[Path]
-    labels: Tensor
-    size: int = 224
-
-    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        if generator is None:
-            change = v2.Compose([v2.Resize(round(self.size * ENLARGED)), v2.CenterCrop(self.size)])
-        else:
-            change = v2.Compose([v2.RandomResizedCrop(self.size), v2.RandomHorizontalFlip()])
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
-            if generator is not None:
-                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            pictures = [pil_to_tensor(change(read(self.files[k]))) for k in places.tolist()]
-        return torch.stack(pictures).float() / 255
-
-    def content(self) -> bytes:
-        """Their names: to read 30,000 files for a hash would take minutes."""
-        return "\n".join("/".join(Path(file).parts[-2:]) for file in self.files).encode()
-
-    def of(self, places: Tensor) -> "Files":
-        return Files([self.files[k] for k in places.tolist()], self.labels[places], self.size)
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -149,8 +126,9 @@ class TaskPictures:
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """All pictures once, in a random order and cut at random: (m, 3, S, S), (m,), the last batch smaller."""
         order = self.places[torch.randperm(len(self.places), generator=generator)]
-        for places in order.split(size):
-            yield self.pictures.load(places, generator), self.pictures.labels[places]
+        parts = order.split(size)
+        for places, x in zip(parts, self.pictures.stream(parts, generator), strict=True):
+            yield x, self.pictures.labels[places]
 
 
 def task_pictures(pictures: Pictures, classes: list[int]) -> TaskPictures:
@@ -273,16 +251,6 @@ def read_split(folder: Path, split: str, size: int) -> Files:
             f"python data_scripts/imagenet_r.py --out {folder}"
         )
     return Files([folder / name for name in names], labels, size)
-
-
-def read(file: Path) -> Image.Image:
-    """A picture, or UserError naming it where it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            grey = image.mode[0] in "IF"  # 16 bits or more, which Pillow's own conversion clips at 255
-            return (to_8_bit(image) if grey else image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
-        raise UserError(f"cannot read {file}: replace it, or take it out of the split") from None
 
 
 def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -> Tensor:

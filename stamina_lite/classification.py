@@ -36,11 +36,14 @@ class Classifier:
 
     Frozen but for what the method changes: K and V of every block, every weight, or prompts before keys and values; and
     the head, whose rows start at zero. Pictures are (n, 3, S, S) in [0, 1], normalised as the weights' own
-    configuration says.
+    configuration says. dtype: what the ViT computes in; weights, head and losses are fp32 whatever it is.
     """
 
-    def __init__(self, vit, classes: int, method: Method, tasks: int, seed: int):
+    def __init__(
+        self, vit, classes: int, method: Method, tasks: int, seed: int, dtype: torch.dtype = torch.float32
+    ):  # fmt: skip
         check(vit)
+        self.dtype = dtype
         self.vit: Any = vit
         self.method, self.seed = method, seed
         vit.reset_classifier(classes)
@@ -145,22 +148,23 @@ class Classifier:
 
     def features(self, x: Tensor, training: bool = False) -> Tensor:
         """What the head sees of pictures: (n, 3, S, S) -> (n, width)."""
-        x = (x - self.mean) / self.std
         if self.pool is None:
-            return self._forward(x)
+            return self.embed(self.vit, x)
         with torch.no_grad():
-            query = self._forward(x)  # of the frozen ViT, without prompts
+            query = self.embed(self.vit, x)  # of the frozen ViT, without prompts
         attentions = {place: self.vit.blocks[place].attn for place in self.pool.layers}
         for place, prefix in self.pool.prefixes(query, training).items():
             attentions[place].prefix = prefix
         try:
-            return self._forward(x)
+            return self.embed(self.vit, x)
         finally:
             for attention in attentions.values():
                 attention.prefix = None
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.vit.forward_head(self.vit.forward_features(x), pre_logits=True)
+    def embed(self, vit, x: Tensor) -> Tensor:
+        """The same of a ViT like ours, without prompts of its own."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return vit.forward_head(vit.forward_features((x - self.mean) / self.std), pre_logits=True).float()
 
     def logits(self, x: Tensor, training: bool = False) -> Tensor:
         """(n, 3, S, S) -> (n, classes), of all classes, seen or not."""

@@ -10,9 +10,9 @@ def fisher_diagonal(losses: Iterable[Callable[[], Tensor]], weights: Sequence[Te
     """F = E[(∂ℓ/∂θ)²], the diagonal of the empirical Fisher information (EWC, Kirkpatrick et al. 2017, eq. 3).
 
     losses: one function a sample, giving its negative log-likelihood, a scalar; weights: tensors of any shape that
-    require gradients. Returns a tensor of the same shape for each, at least in fp32. The square is taken sample by sample: of a
-    batch's mean gradient it would be something else. In fp16 the loss is scaled, as in training, until the largest
-    gradient just fits: of the loss as it is most gradients would be zero.
+    require gradients. Returns a tensor of the same shape for each, at least in fp32. The square is taken sample by
+    sample: of a batch's mean gradient it would be something else. In fp16 the loss is scaled, as in training, until
+    the largest gradient just fits: of the loss as it is most gradients would be zero.
     """
     total, count = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights], 0
     scale = 2.0**16 if any(w.dtype == torch.float16 for w in weights) else 1.0

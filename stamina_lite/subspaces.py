@@ -24,8 +24,8 @@ def input_covariances(model, pictures, most: int = 256) -> dict[nn.Module, Tenso
     hooks = [module.register_forward_pre_hook(listen) for module in modules]
     places = pictures.places[:: -(-len(pictures.places) // most)]  # evenly from all classes
     try:
-        for part in places.split(64):
-            model.features(pictures.pictures.load(part).to(model.device))
+        for x in pictures.pictures.stream(places.split(64)):
+            model.features(x.to(model.device))
     finally:
         for hook in hooks:
             hook.remove()

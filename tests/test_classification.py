@@ -103,11 +103,11 @@ def test_fine_tuning_changes_every_weight(vit, patches):
 def test_prompts_leave_the_vit_alone_and_change_what_it_says(vit, patches, name):
     before, x = state(vit), patches.test.load(torch.arange(3))
     model = classifier(vit, name)
-    plain = copy.deepcopy(model._forward((x - model.mean) / model.std))
+    plain = copy.deepcopy(model.embed(model.vit, x))
     model.learn(task_pictures(patches.train, [0, 1]), 1)
     after = {k.replace(".attn.attention.", ".attn."): v for k, v in vit.state_dict().items()}
     assert all(torch.equal(after[k], before[k]) for k in before)
-    assert torch.equal(model._forward((x - model.mean) / model.std), plain)
+    assert torch.equal(model.embed(model.vit, x), plain)
     assert not torch.allclose(model.features(x), plain, atol=1e-2)
 
 

@@ -211,7 +211,13 @@ def test_what_is_not_the_public_set_is_refused(public, tmp_path, capsys, monkeyp
 
     assert "copy holds no class folders" in said("--from", str(tmp_path / "copy"))
     assert "is not there: leave --from out" in said("--from", str(tmp_path / "none.tar"))
-    assert imagenet_r.main(["--out", str(public), "--from", str(tmp_path / "copy/imagenet-r")]) == 0
+    copy = tmp_path / "copy" / "imagenet-r"
+    good, torn = ((copy / "n00003" / "art_1.jpg").read_bytes()[:end] for end in (None, -20))
+    (copy / "n00003" / "art_1.jpg").write_bytes(torn)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert "imagenet-r/n00003/art_1.jpg: replace it" in said("--from", str(copy))
+    (public / "n00003" / "art_1.jpg").write_bytes(good)
+    assert imagenet_r.main(["--out", str(public), "--from", str(copy)]) == 0
     monkeypatch.setattr(imagenet_r, "TEST_PICTURES", {0: [20] * 9 + [21]})
     assert "seed 0: test pictures of the tasks are" in said()
     monkeypatch.setitem(imagenet_r.IMAGENET_R, "train", 201)
