@@ -10,18 +10,16 @@ two moments. Not counted is what a device holds beside tensors: its context, wor
 """
 
 import argparse
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from held import Held
 from stable_diffusion import SHAPES, build, make_models
 from step_arithmetic import flash, inputs, task
 from step_tables import memory_table
 from stock_loops import LOOPS, make_loop
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from stamina_lite import concepts, make_method
 from stamina_lite.checkpoint import write_json
@@ -30,37 +28,6 @@ from stamina_lite.versions import versions
 
 METHODS = ("ti++", "lora", "c-lora", "stamina")
 KINDS = "counted", "computed"
-
-
-class Held(TorchDispatchMode):
-    """Bytes of all tensors that were made inside and are still alive, and the most there ever were."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: dict[int, weakref.ref] = {}
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        out = operator(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self.add(tensor.untyped_storage())
-        return out
-
-    def add(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage from now to its end; views of one are counted once."""
-        key, size = id(storage), storage.nbytes()
-        if key in self.known and self.known[key]() is storage:
-            return
-
-        def gone(reference):
-            self.now -= size
-            if self.known.get(key) is reference:
-                del self.known[key]
-
-        self.known[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
 
 
 def peak(make: Callable[[], tuple[Callable[[], None], list[Tensor]]]) -> int:
@@ -97,12 +64,12 @@ def ours(name: str, shape: str, batch: int, dtype: torch.dtype, latent=None, che
         if checkpointing:
             unet.enable_gradient_checkpointing()
         adaptation, words, trained = task(name, unet, text, batch)
-        for layer in adaptation.adapted:
-            if hasattr(layer.adapter, "mask"):
-                layer.adapter.mask.noise = torch.empty(layer.adapter.mask.shape, device="meta")
+        masks = [layer.adapter.mask for layer in adaptation.adapted if hasattr(layer.adapter, "mask")]
         x, t, _ = inputs(unet, batch, 1)
 
         def backward():
+            for mask in masks:
+                mask.noise = torch.empty(mask.shape, device="meta")
             with adaptation.held():
                 error = unet(x, t, words().to(dtype)).sample.float().square().mean()
                 torch.stack([error, *adaptation.penalties()]).sum().backward()

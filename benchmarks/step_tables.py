@@ -1,4 +1,4 @@
-"""What step_memory.py and diffusion_step.py have stored, as tables."""
+"""What step_memory.py, diffusion_step.py and vit_step.py have stored, as tables."""
 
 from pathlib import Path
 
@@ -30,7 +30,26 @@ def step_table(report: dict) -> str:
     return f"{told}\n\n{table(head, lines)}"
 
 
+def vit_table(report: dict) -> str:
+    """Where it was measured; pictures a second and GiB of every method, beside LoRA and a plain loop where they ran."""
+    where = ", ".join(report[key] for key in ("device", "dtype", "model"))
+    rows, lines = report["rows"], []
+
+    def times(row: dict, key: str, other: str) -> str:
+        return f"{row[key] / rows[other][key]:.2f}" if other in rows else "–"
+
+    for name, row in rows.items():
+        speed = [f"{report['batch'] / row['seconds']:.1f}", times(row, "seconds", "lora")]
+        lines.append([name, *speed, f"{row['peak'] / 2**30:.2f}", times(row, "peak", "plain")])
+    head = ["row", "pictures a second", "time × LoRA's", "GiB at the peak", "× plain's"]
+    return f"{where}, batches of {report['batch']}, rank {report['rank']}:\n\n{table(head, lines)}"
+
+
 def blocks(results: Path) -> dict[str, str]:
     """The tables that a folder of results has numbers for, by the name under which documents show them."""
-    stored = {"memory": (memory_table, "step_memory.json"), "step": (step_table, "diffusion_step.json")}
+    stored = {
+        "memory": (memory_table, "step_memory.json"),
+        "step": (step_table, "diffusion_step.json"),
+        "vit_step": (vit_table, "vit_step.json"),
+    }
     return {name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()}

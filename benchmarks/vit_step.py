@@ -1,20 +1,25 @@
 """What a training step of the classification half costs, in time and memory, by method; ratios in one run.
 
-    python benchmarks/vit_step.py --model vit_base_patch16_224 --batch 32 --device cuda --out results/vit_step.json
-    python benchmarks/vit_step.py --batch 4 --steps 5                     on a CPU, without memory
+    python benchmarks/vit_step.py --out results/vit_step.json
+    python benchmarks/vit_step.py --batch 8 --steps 4 --methods lora stamina      shorter, for a CPU
 
-Weights and pictures are random: time and memory do not depend on them. The ViT computes in bf16 on a GPU that is fast
-at it, else in fp32. A method has learned one task before it is
-timed, so that penalties, past prompts and directions are there. On a GPU memory is the peak of the second task.
+Weights and pictures are random: time and memory do not depend on them. A method has learned one task before it is
+timed, so that penalties, past prompts and directions are there. `plain` is a bare loop that trains every weight. The
+ViT computes in bf16 on a GPU that is fast at it, else in fp32. Memory is the peak of a task: a GPU's own, on a CPU of
+all tensors, counted in a task of its own.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
+import torch.nn.functional as F
+from held import Held
+from step_tables import vit_table
 
 from stamina_lite.backbones import precision
 from stamina_lite.checkpoint import write_json
@@ -24,34 +29,76 @@ from stamina_lite.classification import Classifier
 from stamina_lite.versions import versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-METHODS = ("lora", "c-lora", "stamina", "ft", "lwf", "coda-p", "dualprompt", "sd-lora")
+METHODS = ("plain", "lora", "c-lora", "stamina", "coda-p", "dualprompt", "ft", "lwf", "sd-lora")
+CLASSES = 200
+Task = Callable[[int, Callable], None]  # learns so many steps, and tells of every one
+
+
+def random_pictures(vit, n: int) -> Decoded:
+    """n pictures of two classes."""
+    size = vit.pretrained_cfg["input_size"][-1]
+    return Decoded(torch.randint(256, (n, 3, size, size), dtype=torch.uint8), torch.arange(n) % 2)
+
+
+def ours(method: str, args) -> Task:
+    """The second of ten tasks of a method; the first is learned."""
+    vit = timm.create_model(args.model, num_classes=0).to(args.device)
+    rank = {} if method in ("ft", "lwf", "coda-p", "dualprompt") else {"rank": args.rank}
+    rule = make_class_method(method, epochs=1, batch=args.batch, **rank)
+    model = Classifier(vit, CLASSES, rule, tasks=10, seed=0, dtype=DTYPES[args.dtype])
+    model.learn(task_pictures(random_pictures(vit, args.batch), [0, 1]), 1)
+
+    def task(steps: int, on_step: Callable) -> None:
+        found = random_pictures(vit, steps * args.batch)
+        model.learn(task_pictures(Decoded(found.images, found.labels + 2), [2, 3]), 2, on_step)
+
+    return task
+
+
+def plain(args) -> Task:
+    """Fine-tuning of every weight without anything of ours."""
+    vit = timm.create_model(args.model, num_classes=CLASSES).to(args.device).eval()
+    optimizer = torch.optim.AdamW(vit.parameters(), fused=True)
+
+    def task(steps: int, on_step: Callable) -> None:
+        found = random_pictures(vit, steps * args.batch)
+        for step, places in enumerate(torch.arange(steps * args.batch).split(args.batch)):
+            x, labels = found.load(places).to(args.device), found.labels[places].to(args.device)
+            optimizer.zero_grad()
+            with torch.autocast(torch.device(args.device).type, DTYPES[args.dtype], enabled=args.dtype != "float32"):
+                loss = F.cross_entropy(vit(x), labels)
+            loss.backward()
+            optimizer.step()
+            on_step(step, {"loss": loss.item()})
+
+    return task
 
 
 def measure(method: str, args) -> dict:
-    """Median seconds of a step in the second of ten tasks, and the peak memory of that task in bytes (GPU only)."""
+    """Median seconds of a step, and bytes at the peak."""
     torch.manual_seed(0)
-    vit = timm.create_model(args.model, num_classes=0).to(args.device)
-    size = vit.pretrained_cfg["input_size"][-1]
-    n = args.batch * (args.steps + 3)
-    pictures = Decoded(torch.randint(256, (n, 3, size, size), dtype=torch.uint8), torch.arange(n) % 2)
-    rank = {"rank": args.rank} if method not in ("ft", "lwf", "coda-p", "dualprompt") else {}
-    rule = make_class_method(method, epochs=1, batch=args.batch, **rank)
-    model = Classifier(vit, 200, rule, tasks=10, seed=0, dtype=DTYPES[args.dtype])
-    first = pictures.of(torch.arange(args.batch))
-    model.learn(task_pictures(first, [0, 1]), 1)
-    second, stamps = Decoded(pictures.images, pictures.labels + 2), []
-    if args.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
+    make = (lambda: plain(args)) if method == "plain" else (lambda: ours(method, args))
+    on_gpu, stamps = torch.device(args.device).type == "cuda", []
 
-    def on_step(step, numbers):  # the loss was read, so a GPU has finished the step
+    def stamp(step, numbers):  # the loss was read, so a GPU has finished the step
         stamps.append(time.perf_counter())
 
-    model.learn(task_pictures(second, [2, 3]), 2, on_step)
-    row = {"seconds": statistics.median(b - a for a, b in zip(stamps[2:], stamps[3:], strict=False))}
-    return row if args.device == "cpu" else row | {"peak_memory": torch.cuda.max_memory_allocated()}
+    if not on_gpu:
+        with Held() as held:
+            task = make()
+            held.peak = held.now
+            task(2, lambda step, numbers: None)
+            peak = held.peak
+    task = make()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    task(args.steps + 3, stamp)
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated()
+    return {"seconds": statistics.median(b - a for a, b in zip(stamps[2:], stamps[3:], strict=False)), "peak": peak}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="vit_base_patch16_224")
     parser.add_argument("--methods", nargs="+", default=METHODS)
@@ -61,23 +108,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="that the ViT computes in")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.dtype = args.dtype or str(precision(args.device)).removeprefix("torch.")
-    rows = {method: measure(method, args) for method in args.methods}
-    for method, row in rows.items():
-        told = f"{method:12s} {args.batch / row['seconds']:8.1f} pictures/s"
-        if "lora" in rows:
-            told += f"   {row['seconds'] / rows['lora']['seconds']:.2f} x LoRA's time"
-        if "peak_memory" in row:
-            told += f"   {row['peak_memory'] / 2**30:.2f} GiB"
-            told += (
-                f", {row['peak_memory'] / rows['ft']['peak_memory']:.2f} x full fine-tuning's" if "ft" in rows else ""
-            )
-        print(told, flush=True)
-    if args.out:
-        about = {"model": args.model, "batch": args.batch, "rank": args.rank, "steps": args.steps}
-        about |= {"dtype": args.dtype, "rows": rows}
-        write_json(args.out, about | versions(torch.device(args.device)))
+    report = {key: getattr(args, key) for key in ("model", "batch", "rank", "steps", "dtype")}
+    report |= versions(torch.device(args.device)) | {"rows": {}}
+    for method in args.methods:
+        report["rows"][method] = measure(method, args)
+        if args.out:
+            write_json(args.out, report)
+    print(vit_table(report))
 
 
 if __name__ == "__main__":

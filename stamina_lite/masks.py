@@ -51,22 +51,32 @@ class Mask(OncePerStep):
         self.noise = strength * noise.clamp_(1e-6, 1 - 1e-6).logit_()
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        return self.logits()
-
-    def forward(self) -> Tensor:
-        on, off = self.now()
+        """M (D1, D2), and L_sparse = mean(relu(Z_on)), which presses on the positive outputs of the mask network
+        [paper; this form ours].
+        """
+        on, off = self.logits()
+        sparsity = torch.where(on > 0, on, 0).mean()  # relu; its own backward pass would keep a copy
         score = on - off
         if self.training and self.noise is not None:
             score = score + self.noise.to(score.device)
         soft = torch.sigmoid(score / self.temperature)
         if not self.hard:
-            return soft
+            return soft, sparsity
         binary = (score > 0).to(soft.dtype)
-        return binary + (soft - soft.detach()) if self.training else binary
+        return (binary + (soft - soft.detach()) if self.training else binary), sparsity
+
+    def hold(self) -> None:
+        """The noise is used up: at the size of a large model it fills as much memory as its weights."""
+        super().hold()
+        self.noise = None
+
+    def forward(self) -> Tensor:
+        """M, as the present step has it."""
+        return self.now()[0]
 
     def sparsity(self) -> Tensor:
-        """L_sparse = mean(relu(Z_on)): presses on the positive outputs of the mask network [paper; this form ours]."""
-        return torch.relu(self.now()[0]).mean()
+        """L_sparse of the same."""
+        return self.now()[1]
 
 
 class MLPMask(Mask):
@@ -128,11 +138,5 @@ class RandomMask(Mask):
         super().__init__(shape, **options)
         self.register_buffer("open", torch.rand(self.shape, generator=generator) < density)
 
-    def hold(self) -> None:
-        """There are no logits."""
-
-    def forward(self) -> Tensor:
-        return self.open.float()
-
-    def sparsity(self) -> Tensor:
-        return torch.zeros((), device=self.open.device)  # there is nothing to press on
+    def compute(self) -> tuple[Tensor, Tensor]:
+        return self.open.float(), torch.zeros((), device=self.open.device)  # there is nothing to press on

@@ -16,6 +16,7 @@ import stable_diffusion  # noqa: E402
 import step_arithmetic  # noqa: E402
 import step_memory  # noqa: E402
 import step_tables  # noqa: E402
+from held import Held  # noqa: E402
 from stock_loops import LOOPS, make_loop  # noqa: E402
 
 from stamina_lite import load_base  # noqa: E402
@@ -138,7 +139,7 @@ def test_a_gpu_waits_for_the_slower_of_launches_and_kernels():
 
 def test_held_memory_is_that_of_arithmetic():
     """A weight, what its product keeps, the gradients, two moments; what nothing needs any more does not count."""
-    with step_memory.Held() as held:
+    with Held() as held:
         a = torch.empty(1000, device="meta")
         view, b = a.view(10, 100), a + 1
         assert held.now == held.peak == 8000
