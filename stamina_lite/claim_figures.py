@@ -56,11 +56,11 @@ def plane(found: list[Found]) -> Figure:
             learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),
             color=colour(row), marker="o", markersize=4, linewidth=0.8,
         )  # fmt: skip
-    name_points(axis, {row: (learned.mean, lost.mean, colour(row)) for lost, learned, row in points})
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.axhline(0, color="#777777", linewidth=0.8)
     axis.margins(y=0.1)
     axis.set(xlabel=f"Gain over {TOKEN} when just learned (MMD²)", ylabel="Forgetting: F_mmd (MMD²)")
+    name_points(axis, {row: (learned.mean, lost.mean, colour(row)) for lost, learned, row in points})
     return figure
 
 

@@ -268,12 +268,26 @@ def colour(method: str) -> str:
 
 
 def name_points(axis: Axes, points: dict[str, tuple[float, float, str]]) -> None:
-    """Names at the right of a plot, in the order of height, each with a line to its point: name -> (x, y, colour)."""
-    for k, (name, (x, y, shade)) in enumerate(sorted(points.items(), key=lambda point: point[1][1])):
+    """Names at the right of a finished plot, each as near to its point's height as the others leave room, with a line
+    to it: name -> (x, y, colour).
+    """
+    ordered = sorted(points.items(), key=lambda point: point[1][1])
+    low, high = axis.get_ylim()
+    places = apart([(y - low) / (high - low) for _, (_, y, _) in ordered])
+    for place, (name, (x, y, shade)) in zip(places, ordered, strict=True):
         axis.annotate(
-            name, (x, y), (1.03, (k + 0.5) / len(points)), textcoords="axes fraction", va="center",
+            name, (x, y), (1.03, place), textcoords="axes fraction", va="center",
             fontsize=7, arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
+
+
+def apart(heights: list[float], gap: float = 0.05) -> list[float]:
+    """Rising heights in [0, 1], moved so that there is a gap between them; a smaller one if they are too many."""
+    n = len(heights)
+    gap, moved = min(gap, 1 / max(n - 1, 1)), []
+    for height in heights:
+        moved.append(max(height, moved[-1] + gap) if moved else height)
+    return [min(height, 1 - gap * (n - 1 - k)) for k, height in enumerate(moved)]
 
 
 def mean_series(series: list[list[float]]) -> tuple[list[int], list[float]]:

@@ -223,3 +223,15 @@ def test_gallery_shows_real_pictures_below(run, tmp_path):
     assert pixels(box)[150, 0].tolist() == [1, 2, 203]
     with pytest.raises(UserError, match="has no pictures"):
         gallery(tmp_path / "real")
+
+
+@pytest.mark.parametrize("heights", [[0.1, 0.5, 0.9], [0.5, 0.5, 0.51], [0.97, 0.98, 1.0], [0.4] * 40, [0.3], []])
+def test_names_beside_a_plot_stand_apart_and_near_their_points(heights):
+    places = plots.apart(heights)
+    room = min(0.05, 1 / max(len(heights) - 1, 1))
+    assert all(b - a > room - 1e-9 for a, b in zip(places, places[1:], strict=False))
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
+    if heights == [0.1, 0.5, 0.9]:
+        assert places == heights  # where there is room nothing moves
+    elif len(heights) < 10:
+        assert all(abs(a - b) <= 0.1 for a, b in zip(places, heights, strict=True))
