@@ -22,7 +22,8 @@ from .tables import shown, table
 DRAWS = 1000
 C_LORA, STAMINA, CODA = "c-lora", "stamina", "coda-p"
 NAMES = {"a_n": "A_N", "f_n": "F_N"}
-BRIEF = "ub", "ft", "ewc", "coda-p", "lora", "c-lora", "stamina", "stamina-no-mask", "ncm"  # rows of the README's table
+BRIEF = "ub", "ft", "ewc", "coda-p", "lora", "c-lora", "stamina", "stamina-no-mask"  # rows of the README's table
+BRIEF += "ncm", "c-lora-means", "stamina-means"
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,10 @@ PAIRS = [(C_LORA, CODA), (STAMINA, C_LORA), (STAMINA, CODA), (C_LORA, "lora"), (
 PAIRS += [("ub", "ncm"), ("lora-scaled", "ncm"), ("ewc", "ncm")]
 PAIRS += [(STAMINA, "ncm"), (STAMINA, "stamina-no-mask"), (STAMINA, "stamina-random-mask")]
 PAIRS += [("stamina-no-mask", "coda-p-slow-head"), ("stamina-no-mask", C_LORA), ("coda-p-slow-head", CODA)]
+PAIRS += [(f"{name}-means", name) for name in (C_LORA, STAMINA)] + [
+    (f"{name}-means", "ncm") for name in (C_LORA, STAMINA)
+]
+PAIRS += [(f"{STAMINA}-means", f"{C_LORA}-means"), ("ub", f"{STAMINA}-means")]
 
 
 def pair_table(drawn: Drawn) -> str:

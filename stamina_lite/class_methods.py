@@ -107,6 +107,20 @@ class NearestClassMean(Method):
             model.head.weight[label], model.head.bias[label] = mean, -mean.square().sum() / 2
 
 
+class CLoRAMeans(methods.CLoRA):
+    """C-LoRA, and when a task is over the nearest class mean of its features for a head, which then stays. [ours]"""
+
+    name = "c-lora-means"
+    end = NearestClassMean.end
+
+
+class StaminaMeans(methods.Stamina):
+    """STAMINA, with the same head. [ours]"""
+
+    name = "stamina-means"
+    end = NearestClassMean.end
+
+
 class InfLoRA(Method):
     """LoRA whose B is frozen to directions that past tasks' inputs do not use (Liang & Li 2024).
 
@@ -202,6 +216,8 @@ CLASS_METHODS: dict[str, tuple[type[Method], dict]] = {
     "inflora": (InfLoRA, {"threshold": 0.9}),
     "sd-lora": (SDLoRA, {}),
     "ncm": (NearestClassMean, {}),
+    "c-lora-means": (CLoRAMeans, {"lr_head": 1e-2, "forget": 100.0}),
+    "stamina-means": (StaminaMeans, MASKED),
 }
 
 

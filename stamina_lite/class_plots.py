@@ -16,10 +16,10 @@ FAMILIES = {  # colours of Okabe and Ito by family, told apart by the colour-bli
     "bounds": ("#000000", ("ub", "ncm")),
     "whole weights": ("#999999", ("ft", "ft++", "lwf", "ewc")),
     "prompts": ("#009E73", ("l2p++", "deep-l2p++", "dualprompt", "coda-p", "coda-p-slow-head")),
-    "adapters": ("#0072B2", ("lora", "c-lora", "lora-scaled", "inflora", "sd-lora")),
-    "STAMINA": ("#D55E00", ("stamina",)),
+    "adapters": ("#0072B2", ("lora", "c-lora", "lora-scaled", "inflora", "sd-lora", "c-lora-means")),
+    "STAMINA": ("#D55E00", ("stamina", "stamina-means")),
 }
-LINES = ("-", "--", ":", "-.", (0, (1, 4)))
+LINES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (6, 2)))
 
 
 def style(method: str) -> dict:

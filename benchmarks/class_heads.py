@@ -1,0 +1,114 @@
+"""Is it the weights or the head? What a run has learned, told by nearest class means of its features, not by its head.
+
+    python benchmarks/class_heads.py runs/classes --out results/class_heads.json
+
+Of every run in ten tasks of the folder, but those of seed 0, three accuracies among all classes at the end. "own head":
+as it was trained. "means kept": a class's mean is taken right after its task and kept, which is a method, as it needs
+no old pictures. "means anew": all means are taken at the end, of all training pictures, which no method may; it tells
+what the features are worth, where the means kept may have gone stale.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stamina_lite import class_claim
+from stamina_lite.backbones import load_backbone
+from stamina_lite.cells import Number
+from stamina_lite.checkpoint import read_json, read_record, write_json
+from stamina_lite.class_sequence import ContinualClassifier
+from stamina_lite.class_sets import ClassSet, of_classes, renditions
+from stamina_lite.classification import Classifier
+from stamina_lite.runs import tasks_of
+from stamina_lite.tables import table
+
+ROWS = ("ub", "ft", "coda-p", "lora", "c-lora", "stamina", "stamina-no-mask")
+KINDS = ("own head", "means kept", "means anew")
+FROZEN = "ncm"
+
+
+@torch.no_grad()
+def described(model: Classifier, half, places: Tensor) -> Tensor:
+    """(m, width)."""
+    return torch.cat([model.features(x) for x in half.stream(places.split(128))])
+
+
+def class_means(model: Classifier, data: ClassSet, classes: list[int]) -> Tensor:
+    """(classes, width)."""
+    places = of_classes(data.train, classes)
+    features, labels = described(model, data.train, places), data.train.labels[places]
+    return torch.stack([features[labels == label].mean(0) for label in classes])
+
+
+def measure(run: Path, data: ClassSet) -> dict:
+    """Test pictures told right, a count a class as they were learned, by each kind of head."""
+    about, results = read_record(run / "run.json"), read_json(run / "results.json")
+    vit = load_backbone("mini", "cpu")
+    learner = ContinualClassifier(vit, data, about["method"], about["tasks"], about["seed"], **about["settings"])
+    folders, model, parts = tasks_of(run), learner.model, []
+    for t in range(1, len(folders) + 1):
+        learner._take_up(folders[:t])
+        parts.append(class_means(model, data, learner.rounds[t - 1]))
+    order = torch.tensor(model.seen)
+    features = described(model, data.test, torch.arange(len(data.test.labels)))
+    right = {KINDS[0]: results["right"][-1]}
+    for kind, means in zip(KINDS[1:], (torch.cat(parts), class_means(model, data, model.seen)), strict=True):
+        told = order[torch.cdist(features, means).argmin(1)]
+        right[kind] = torch.bincount(data.test.labels[told == data.test.labels], minlength=len(order))[order].tolist()
+    return {"tasks": results["tasks"], "asked": results["asked"], "right": right}
+
+
+def drawn(run: dict, kind: str) -> Tensor:
+    """A_N in every draw of the classes, as class_claim draws them."""
+    results = {"method": kind, "tasks": run["tasks"], "asked": run["asked"], "right": [run["right"][kind]]}
+    return class_claim.a_n(class_claim.accuracies(results))
+
+
+def heads_table(report: dict) -> str:
+    """A_N by row and kind of head, and how far the last two are from the frozen mean, run by run."""
+    frozen = {seed: drawn(run, KINDS[0]) for seed, run in report["rows"][FROZEN].items()}
+    lines = []
+    for row, runs in report["rows"].items():
+        if row == FROZEN:
+            continue
+        values = {kind: {seed: drawn(run, kind) for seed, run in runs.items()} for kind in KINDS}
+        apart = [{seed: values[kind][seed] - frozen[seed] for seed in runs} for kind in KINDS[1:]]
+        lines.append([row, *(text(numbers) for numbers in (*values.values(), *apart))])
+    head = ["method", *(f"A_N, {kind}" for kind in KINDS), *(f"{kind} less frozen" for kind in KINDS[1:])]
+    return table(head, lines)
+
+
+def text(runs: dict) -> str:
+    number = class_claim.number(runs)
+    return number.text(1) if isinstance(number, Number) else "–"
+
+
+def blocks(results: Path) -> dict[str, str]:
+    """The table that documents show, where it was measured."""
+    file = results / "class_heads.json"
+    return {"classes_heads": heads_table(read_json(file))} if file.exists() else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--rows", nargs="+", default=ROWS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    data, report = renditions(), {"rows": {}}
+    for row in (FROZEN, *args.rows):
+        for seed in args.seeds:
+            run = measure(args.runs / f"{row}.10.{seed}", data)
+            report["rows"].setdefault(row, {})[str(seed)] = run
+            counts = {kind: 100 * sum(right) / sum(run["asked"]) for kind, right in run["right"].items()}
+            print(f"{row}.10.{seed}", *(f"{kind} {share:.1f} %" for kind, share in counts.items()), flush=True)
+            if args.out:
+                write_json(args.out, report)
+    print(heads_table(report))
+
+
+if __name__ == "__main__":
+    main()
