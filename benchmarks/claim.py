@@ -16,6 +16,7 @@ import re
 import shutil
 from pathlib import Path
 
+import class_heads
 import matplotlib.pyplot as plt
 import step_tables
 from PIL import Image
@@ -111,7 +112,7 @@ def main() -> None:
             store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
     found = {name: cells.read_cells(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
     blocks = claim.documents(RESULTS, GRIDS) | studies.blocks(RESULTS) | class_claim.blocks(RESULTS, GRIDS)
-    blocks |= step_tables.blocks(RESULTS)
+    blocks |= step_tables.blocks(RESULTS) | class_heads.blocks(RESULTS)
     for name in DOCUMENTS:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")

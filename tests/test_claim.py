@@ -16,6 +16,7 @@ from stamina_lite.grid import SEAL, load_grid, results_hash
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import class_heads  # noqa: E402
 import step_tables  # noqa: E402
 
 ROWS = {"ti++": {}, "lora-alone": {}, "c-lora": {}, "stamina": {"forget": 1.0}, "offline": {}}
@@ -374,6 +375,7 @@ def test_documents_show_what_the_stored_runs_say(document):
     blocks = claim.documents(ROOT / "results", ROOT / "notebooks" / "params")
     blocks |= studies.blocks(ROOT / "results")
     blocks |= class_claim.blocks(ROOT / "results", ROOT / "notebooks" / "params") | step_tables.blocks(ROOT / "results")
+    blocks |= class_heads.blocks(ROOT / "results")
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)
     for name, table in shown.items():
