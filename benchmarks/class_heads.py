@@ -16,7 +16,6 @@ from torch import Tensor
 
 from stamina_lite import class_claim
 from stamina_lite.backbones import load_backbone
-from stamina_lite.cells import Number
 from stamina_lite.checkpoint import read_json, read_record, write_json
 from stamina_lite.class_sequence import ContinualClassifier
 from stamina_lite.class_sets import ClassSet, of_classes, renditions
@@ -27,6 +26,13 @@ from stamina_lite.tables import table
 ROWS = ("ub", "ft", "coda-p", "lora", "c-lora", "stamina", "stamina-no-mask")
 KINDS = ("own head", "means kept", "means anew")
 FROZEN = "ncm"
+PAIRS = [
+    ("c-lora", "coda-p"),
+    ("stamina", "c-lora"),
+    ("stamina", "stamina-no-mask"),
+    ("c-lora", "lora"),
+    ("ub", "stamina"),
+]
 
 
 @torch.no_grad()
@@ -80,15 +86,28 @@ def heads_table(report: dict) -> str:
     return table(head, lines)
 
 
+def pairs_table(report: dict) -> str:
+    """One row less another in A_N, read by the same kind of head."""
+    lines = []
+    for row, other in PAIRS:
+        mine, theirs = (report["rows"].get(name, {}) for name in (row, other))
+        gaps = [{s: drawn(mine[s], kind) - drawn(theirs[s], kind) for s in mine if s in theirs} for kind in KINDS]
+        lines.append([f"{row} less {other}", *map(text, gaps)])
+    return table(["", *(f"A_N, {kind}" for kind in KINDS)], lines)
+
+
 def text(runs: dict) -> str:
     number = class_claim.number(runs)
-    return number.text(1) if isinstance(number, Number) else "–"
+    return number.text(1) if number else "–"
 
 
 def blocks(results: Path) -> dict[str, str]:
-    """The table that documents show, where it was measured."""
+    """The tables that documents show, where they were measured."""
     file = results / "class_heads.json"
-    return {"classes_heads": heads_table(read_json(file))} if file.exists() else {}
+    if not file.exists():
+        return {}
+    report = read_json(file)
+    return {"classes_heads": heads_table(report), "classes_heads_pairs": pairs_table(report)}
 
 
 def main() -> None:
@@ -107,7 +126,7 @@ def main() -> None:
             print(f"{row}.10.{seed}", *(f"{kind} {share:.1f} %" for kind, share in counts.items()), flush=True)
             if args.out:
                 write_json(args.out, report)
-    print(heads_table(report))
+    print(heads_table(report), pairs_table(report), sep="\n\n")
 
 
 if __name__ == "__main__":
