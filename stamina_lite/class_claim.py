@@ -22,8 +22,8 @@ from .tables import shown, table
 DRAWS = 1000
 C_LORA, STAMINA, CODA = "c-lora", "stamina", "coda-p"
 NAMES = {"a_n": "A_N", "f_n": "F_N"}
-BRIEF = "ub", "ft", "ewc", "coda-p", "lora", "c-lora", "stamina", "stamina-no-mask"  # rows of the README's table
-BRIEF += "ncm", "c-lora-means", "stamina-means"
+# rows of the README's table
+BRIEF = tuple("ub ft ewc coda-p lora c-lora stamina stamina-no-mask ncm c-lora-means stamina-means".split())
 
 
 @dataclass(frozen=True)

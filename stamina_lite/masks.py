@@ -55,15 +55,17 @@ class Mask(OncePerStep):
         [paper; this form ours].
         """
         on, off = self.logits()
-        sparsity = torch.where(on > 0, on, 0).mean()  # relu; its own backward pass would keep a copy
-        score = on - off
+        return self.sample(on - off), torch.where(on > 0, on, 0).mean()  # a relu would keep a copy for its backward
+
+    def sample(self, score: Tensor) -> Tensor:
+        """M of Z_on - Z_off, with the noise of this step."""
         if self.training and self.noise is not None:
             score = score + self.noise.to(score.device)
         soft = torch.sigmoid(score / self.temperature)
         if not self.hard:
-            return soft, sparsity
+            return soft
         binary = (score > 0).to(soft.dtype)
-        return (binary + (soft - soft.detach()) if self.training else binary), sparsity
+        return binary + (soft - soft.detach()) if self.training else binary
 
     def hold(self) -> None:
         """The noise is used up: at the size of a large model it fills as much memory as its weights."""

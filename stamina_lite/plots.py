@@ -284,7 +284,8 @@ def name_points(axis: Axes, points: dict[str, tuple[float, float, str]]) -> None
 def apart(heights: list[float], gap: float = 0.05) -> list[float]:
     """Rising heights in [0, 1], moved so that there is a gap between them; a smaller one if they are too many."""
     n = len(heights)
-    gap, moved = min(gap, 1 / max(n - 1, 1)), []
+    gap = min(gap, 1 / max(n - 1, 1))
+    moved: list[float] = []
     for height in heights:
         moved.append(max(height, moved[-1] + gap) if moved else height)
     return [min(height, 1 - gap * (n - 1 - k)) for k, height in enumerate(moved)]
