@@ -10,6 +10,8 @@ from .checkpoint import read_record, save_task, task_info, write_json, write_tex
 from .data import UserError
 from .versions import versions
 
+UNTOLD = ("base_weights",)  # what run.json of older runs does not tell
+
 
 class Run:
     """The folder of a run. identity: what makes it this run; a folder of another run is refused (UserError)."""
@@ -27,7 +29,8 @@ class Run:
                 write_json(about, {**identity, **versions(device)})
                 return
         there = {k: v for k, v in read_record(about).items() if k not in ("versions", "device")}
-        other = differences(there, json.loads(json.dumps(identity)))
+        here = {k: v for k, v in identity.items() if k in there or k not in UNTOLD}
+        other = differences(there, json.loads(json.dumps(here)))
         if other:
             told = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
             raise UserError(f"{self.folder} holds another run ({told}): choose another --out, or delete it")

@@ -1,5 +1,6 @@
 """The continual loop: for each concept train, fold, save, generate, measure; killed, it goes on where it was."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ class ContinualLearner:
             "settings": self.method.settings.as_dict(),
             "seed": seed,
             "base": fingerprint(pipe),
+            "base_weights": fingerprint(pipe, whole=True),
             **({} if pipe.unet.dtype == torch.float32 else {"precision": str(pipe.unet.dtype).removeprefix("torch.")}),
             **(about or {}),
         }
@@ -194,7 +196,7 @@ def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     if not isinstance(about["settings"], dict):
         raise UserError(f"{run}/run.json is damaged (settings): restore it, or start the run anew with another --out")
     learner = ContinualLearner(load(about), about["method"], about["seed"], **about["settings"])
-    if learner.identity["base"] != about["base"]:
+    if any(learner.identity[key] != about.get(key, learner.identity[key]) for key in ("base", "base_weights")):
         raise UserError(f"{run} was learned on another base, or in another precision, than it is opened with")
     folders = tasks_of(Path(run))
     if tasks is not None and not 0 <= tasks <= len(folders):
@@ -203,14 +205,17 @@ def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     return learner
 
 
-def fingerprint(pipe) -> str:
-    """A short hash of the base's K and V weights: a run goes on only on the base it began with."""
-    import hashlib
-
+def fingerprint(pipe, whole: bool = False) -> str:
+    """A short hash of the base's K and V weights, or of all it draws with: a run goes on only on the base it began
+    with. The first is the base's name in results; that of all weights knows their precision too.
+    """
     digest = hashlib.sha256()
-    for name, weight in sorted(pipe.unet.state_dict().items()):
-        if ".attn2.to_" in name:
-            digest.update(weight.detach().float().cpu().numpy().tobytes())
+    for model in (pipe.unet, pipe.vae, pipe.text_encoder) if whole else (pipe.unet,):
+        for name, weight in sorted(model.state_dict().items()):
+            if whole:
+                digest.update(name.encode() + weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            elif ".attn2.to_" in name:
+                digest.update(weight.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

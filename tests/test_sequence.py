@@ -261,3 +261,27 @@ def test_a_learned_concept_is_not_learned_again_and_other_pictures_are_refused(t
     (mine / "amber" / "0.png").write_bytes((mine / "berry" / "0.png").read_bytes())
     with pytest.raises(UserError, match="learned from other pictures"):
         learner.learn(concepts(mine)[0], progress=False)
+
+
+def test_a_base_changed_beside_k_and_v_is_noticed(tiny_folder, photos, tmp_path):
+    """In its text encoder, say, which K and V do not tell; a run of before this was written down goes on."""
+    out, found = tmp_path / "run", concepts(photos)
+
+    def learner(change=0.0):
+        pipe = load_base(tiny_folder, "cpu")
+        with torch.no_grad():
+            pipe.text_encoder.get_input_embeddings().weight[3, 0] += change
+        return ContinualLearner(pipe, "lora", 0, out, **FEW), pipe
+
+    learner()[0].learn(found[0], progress=False)
+    learner()[0].learn(found[1], progress=False)
+    with pytest.raises(UserError, match=r"another run \(base_weights is \w+ there and \w+ here\)"):
+        learner(0.5)
+    pipe = load_base(tiny_folder, "cpu")
+    with torch.no_grad():
+        pipe.vae.decoder.conv_in.bias += 1
+    with pytest.raises(UserError, match="learned on another base"):
+        open_run(out, lambda about: pipe)
+    about = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({k: v for k, v in about.items() if k != "base_weights"}))
+    assert len(learner()[0].records) == 2 and len(open_run(out, lambda about: pipe).records) == 2
