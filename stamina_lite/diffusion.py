@@ -149,7 +149,7 @@ class TextToImage(Drawing):
         t = torch.randint(scheduler.config.num_train_timesteps, (len(x),), generator=generator).to(x.device)
         x, told, noise, t = x[mine], told[mine], noise[mine], t[mine]
         distinct, which = told.to(captions.device).unique(return_inverse=True)
-        words = self.text(captions[distinct])[0][which]
+        words = self.text(captions[distinct])[0].index_select(0, which)  # indexing adds gradients in any order
         noisy = scheduler.add_noise(x, noise, t).to(self.unet.dtype)
         predicted = self.unet(noisy, t, words.to(self.unet.dtype)).sample
         return F.mse_loss(predicted.float(), target(scheduler, x, noise, t), reduction="none").mean((1, 2, 3))

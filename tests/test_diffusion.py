@@ -105,6 +105,22 @@ def test_an_update_is_computed_once_a_step(tiny, photos, name, monkeypatch):
     assert layer.adapter.held is None and getattr(layer.adapter, "mask", layer.adapter).held is None
 
 
+def test_gradients_are_the_same_every_time_on_several_threads(tiny, photos):
+    """Those of a caption that many pictures share too: added up in any order, a run would end otherwise each time."""
+    model, told, found = TextToImage(tiny), torch.zeros(64, dtype=torch.long), []
+    model.table.weight.requires_grad_()
+    x, captions = model.encode(concepts(photos)[0].load(model.size))[:1].expand(64, -1, -1, -1), ["a photo of a person"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(12):
+            loss = model.errors(x, model.tokenize(captions), told, seeded(3)).sum()
+            found.append(torch.autograd.grad(loss, model.table.weight)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].any() and all(torch.equal(gradient, found[0]) for gradient in found)
+
+
 @pytest.mark.parametrize("name", ["stamina", "ti++", "dreambooth"])
 def test_gradient_checkpointing_learns_the_same(tiny_folder, photos, name):
     """With less kept for the backward pass, and the masks of the step in what is computed again."""
