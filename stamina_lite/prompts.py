@@ -153,8 +153,9 @@ class ComponentPool(Pool):
 
 def pick(prompts: Tensor, index: Tensor) -> Tensor:
     """Of prompts (layers, n, L, d) those that an index (layers, B, k) names: (layers, B, k, L, d)."""
-    layers = torch.arange(len(prompts), device=index.device)
-    return prompts[layers[:, None, None], index]
+    each = torch.arange(len(prompts), device=index.device)[:, None, None] * prompts.shape[1]
+    found = prompts.flatten(0, 1).index_select(0, (each + index).flatten())  # indexing adds gradients in any order
+    return found.view(*index.shape, *prompts.shape[2:])
 
 
 def split(layers: Sequence[int], prompts: Tensor) -> dict[int, tuple[Tensor, Tensor]]:

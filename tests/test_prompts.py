@@ -14,6 +14,7 @@ from stamina_lite.prompts import (
     ExpertPool,
     MatchingPool,
     PrefixAttention,
+    pick,
 )
 
 WIDTH = 24
@@ -317,3 +318,18 @@ def test_more_tasks_than_components_are_refused():
     assert make_pool(CODAPrompt, tasks=100).P[0].shape[1] == 1
     with pytest.raises(UserError, match="100 components for all tasks: 101 tasks are too many"):
         make_pool(CODAPrompt, tasks=101)
+
+
+def test_gradients_of_prompts_that_pictures_share_are_the_same_every_time_on_several_threads():
+    prompts = torch.randn(2, 3, 20, 192, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    index = torch.randint(3, (2, 32, 2), generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(2, 32, 2, 20, 192, generator=torch.Generator().manual_seed(2))
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        for _ in range(20):
+            found.append(torch.autograd.grad((pick(prompts, index) * weights).sum(), prompts)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].any() and all(torch.equal(gradient, found[0]) for gradient in found)
+    assert torch.equal(pick(prompts, index)[1, 5, 1], prompts[1, index[1, 5, 1]])
