@@ -9,6 +9,7 @@ what the features are worth, where the means kept may have gone stale.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ def described(model: Classifier, half, places: Tensor) -> Tensor:
     return torch.cat([model.features(x) for x in half.stream(places.split(128))])
 
 
-def class_means(model: Classifier, data: ClassSet, classes: list[int]) -> Tensor:
+def class_means(model: Classifier, data: ClassSet, classes: Sequence[int]) -> Tensor:
     """(classes, width)."""
     places = of_classes(data.train, classes)
     features, labels = described(model, data.train, places), data.train.labels[places]

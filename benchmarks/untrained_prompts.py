@@ -10,23 +10,18 @@ import argparse
 from pathlib import Path
 
 import torch
+from class_heads import class_means, described
 
 from stamina_lite.backbones import load_backbone
 from stamina_lite.checkpoint import write_json
 from stamina_lite.class_methods import make_class_method
 from stamina_lite.class_sequence import fingerprint
-from stamina_lite.class_sets import Pictures, renditions
+from stamina_lite.class_sets import renditions
 from stamina_lite.classification import Classifier
 from stamina_lite.versions import versions
 
 ROWS = ("ncm", "l2p++", "deep-l2p++", "dualprompt", "coda-p")
 DRAWS = 5
-
-
-@torch.no_grad()
-def described(model: Classifier, half: Pictures) -> torch.Tensor:
-    """(n, width)."""
-    return torch.cat([model.features(x) for x in half.stream(torch.arange(len(half.labels)).split(128))])
 
 
 def accuracy(row: str, seed: int) -> float:
@@ -35,8 +30,8 @@ def accuracy(row: str, seed: int) -> float:
     model = Classifier(load_backbone("mini", "cpu"), len(data.classes), make_class_method(row), tasks=5, seed=seed)
     if model.pool is not None:
         model.pool.begin(1)
-    train, test = described(model, data.train), described(model, data.test)
-    means = torch.stack([train[data.train.labels == k].mean(0) for k in range(len(data.classes))])
+    test = described(model, data.test, torch.arange(len(data.test.labels)))
+    means = class_means(model, data, range(len(data.classes)))
     return 100 * (torch.cdist(test, means).argmin(1) == data.test.labels).double().mean().item()
 
 
