@@ -21,6 +21,7 @@ from .base_checks import (
     weights_in,
 )
 from .data import UserError
+from .saving import save_in_fp32
 
 EMBEDDED = {"mini": Path(__file__).parent / "assets" / "mini"}
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -68,6 +69,7 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
     check_fit(pipe, found.name)
     pipe.scheduler = noising(pipe.scheduler, found.name)
     pipe = pipe.to(device)
+    save_in_fp32(pipe.text_encoder)
     if pipe.unet.config.sample_size * pipe.vae_scale_factor >= SLICED:
         pipe.vae.enable_slicing()  # a batch of 64 pictures at 512 px, decoded at once, would take tens of GB
     return pipe

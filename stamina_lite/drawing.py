@@ -6,6 +6,7 @@ from torch import Tensor
 from . import tokens
 from .data import UserError, check_prompt
 from .pictures import PROMPT
+from .saving import save_in_fp32
 
 GUIDANCE = 1.5  # scale of classifier-free guidance; the default is that of the embedded base
 DRAWING_STEPS = 10  # of UniPC; on the embedded base as good as twenty of DDIM
@@ -34,6 +35,7 @@ class Drawing:
         for model in (self.unet, self.vae, self.text):
             model.requires_grad_(False).eval()
         self.unet.to(memory_format=torch.channels_last)
+        save_in_fp32(self.text)
         self.words = len(pipe.tokenizer)  # the base vocabulary; custom tokens follow it
         self.custom: dict[str, int] = {}  # token -> row, in the order in which they were learned
 

@@ -1,0 +1,18 @@
+"""Pipelines are saved so that stock code can read and draw with them, whatever precision they have."""
+
+import copy
+import functools
+
+
+def save_in_fp32(model) -> None:
+    """Let `model.save_pretrained` write fp32 weights, while the model itself stays as it is.
+
+    Unless a dtype is given, transformers loads a model in the precision of its file and diffusers loads its models in
+    fp32. A pipeline whose text encoder was saved in half precision then fails at its first prompt.
+    """
+
+    @functools.wraps(type(model).save_pretrained.__get__(model))  # diffusers looks at the signature
+    def save(*args, **options):
+        type(model).save_pretrained(copy.deepcopy(model).float(), *args, **options)
+
+    model.save_pretrained = save
