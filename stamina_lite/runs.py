@@ -29,6 +29,7 @@ class Run:
                 write_json(about, {**identity, **versions(device)})
                 return
         there = {k: v for k, v in read_record(about).items() if k not in ("versions", "device")}
+        refuse_another_base(self.folder, there, identity)
         here = {k: v for k, v in identity.items() if k in there or k not in UNTOLD}
         other = differences(there, json.loads(json.dumps(here)))
         if other:
@@ -49,6 +50,16 @@ class Run:
                 for line in steps:
                     log.write(json.dumps({"task": record["task"], **line}) + "\n")
             save_task(self.folder / "tasks" / f"{record['task']:03d}", tensors, record)
+
+
+def refuse_another_base(run: Path, there: dict, here: dict) -> None:
+    """Raise UserError where a run was begun on a base with other weights than the one it is to go on with."""
+    if "base" in there and there["base"] != here["base"]:
+        begun, given = (f"{about.get('base_model', '')} ({about['base']})".strip() for about in (there, here))
+        raise UserError(
+            f"{run} was begun on the base {begun}, not on {given}: give --base the one it was begun on, or choose "
+            "another --out (an older mini comes with an older stamina-lite)"
+        )
 
 
 def differences(there: dict, here: dict, prefix: str = "") -> list[str]:

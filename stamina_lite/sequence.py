@@ -14,7 +14,7 @@ from .diffusion import Learned, TextToImage
 from .evaluation import Evaluation
 from .images import to_pil
 from .methods import make_method
-from .runs import Run, peak_memory, records_of, shown, tasks_of
+from .runs import Run, peak_memory, records_of, refuse_another_base, shown, tasks_of
 
 
 class ContinualLearner:
@@ -196,7 +196,8 @@ def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     if not isinstance(about["settings"], dict):
         raise UserError(f"{run}/run.json is damaged (settings): restore it, or start the run anew with another --out")
     learner = ContinualLearner(load(about), about["method"], about["seed"], **about["settings"])
-    if any(learner.identity[key] != about.get(key, learner.identity[key]) for key in ("base", "base_weights")):
+    refuse_another_base(Path(run), about, {"base_model": about.get("base_model", ""), **learner.identity})
+    if learner.identity["base_weights"] != about.get("base_weights", learner.identity["base_weights"]):
         raise UserError(f"{run} was learned on another base, or in another precision, than it is opened with")
     folders = tasks_of(Path(run))
     if tasks is not None and not 0 <= tasks <= len(folders):

@@ -122,7 +122,7 @@ def test_another_run_is_refused(vit, patches, tmp_path):
         ContinualClassifier(made.__wrapped__(), patches, "lora", 2, 0, tmp_path / "run", **FEW)
     other = made.__wrapped__()
     torch.nn.init.ones_(other.cls_token)
-    with pytest.raises(UserError, match=r"holds another run \(base is \w+ there and \w+ here\)"):
+    with pytest.raises(UserError, match=r"was begun on the base \(\w+\), not on \(\w+\): give --base"):
         ContinualClassifier(other, patches, "lora", 3, 0, tmp_path / "run", **FEW)
     swapped = ClassSet("patches", patches.classes, patches.test, patches.train)
     with pytest.raises(UserError, match=r"holds another run \(set_hash is \w+ there and \w+ here\)"):

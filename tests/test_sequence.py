@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -261,6 +262,22 @@ def test_a_learned_concept_is_not_learned_again_and_other_pictures_are_refused(t
     (mine / "amber" / "0.png").write_bytes((mine / "berry" / "0.png").read_bytes())
     with pytest.raises(UserError, match="learned from other pictures"):
         learner.learn(concepts(mine)[0], progress=False)
+
+
+def test_a_run_of_another_base_is_refused_by_both_names(tiny_folder, photos, tmp_path):
+    """As when the embedded base has become another: the command that goes on, and one that opens the run."""
+    out, about = tmp_path / "run", {"base_model": "mini"}
+    ContinualLearner(load_base(tiny_folder, "cpu"), "lora", 0, out, about, **FEW)
+    begun = json.loads((out / "run.json").read_text())["base"]
+    other = load_base(tiny_folder, "cpu")
+    for name, weight in other.unet.state_dict().items():
+        weight += name.endswith("attn2.to_k.weight")
+    given = ContinualLearner(other, "lora", **FEW).identity["base"]
+    told = re.escape(f"run was begun on the base mini ({begun}), not on mini ({given}): give --base")
+    with pytest.raises(UserError, match=told):
+        ContinualLearner(other, "lora", 0, out, about, **FEW)
+    with pytest.raises(UserError, match=told):
+        open_run(out, lambda about: other)
 
 
 def test_a_base_changed_beside_k_and_v_is_noticed(tiny_folder, photos, tmp_path):
