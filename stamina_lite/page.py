@@ -33,7 +33,7 @@ def bullets(items: Iterable[str]) -> str:
 def inline(figure: Figure, caption: str) -> str:
     """A figure within the page, as PNG."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    figure.savefig(file, format="png", dpi=max(110, figure.dpi))
     plt.close(figure)
     data = base64.b64encode(file.getvalue()).decode()
     image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'

@@ -44,6 +44,7 @@ COLOURS = {
 }
 ROWS = {"c-lora-weak": "#9ECAE1", "c-lora-strong": "#08306B", "stamina-cool": "#FF9E6D"}  # a method, other settings
 RUNNING = 5  # tasks in a running mean
+SIDES = (64, 128)  # pixels a side that a picture of a sheet is shown at, least and most
 SERIES = ("tasks", "plasticity", "weight_change", "step_change", "mmd", "mask_density")
 
 
@@ -200,11 +201,13 @@ def pairwise_overlap(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
-    """A grid of pictures, one labelled row after another. Rows may differ in length."""
-    columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(columns + 1.2, len(rows)), squeeze=False, layout="constrained"
-    )
+    """A grid of pictures, one labelled row after another, each at about its own size, within SIDES.
+
+    Rows may differ in length.
+    """
+    columns, side = max(len(row) for row in rows), max(picture.width for row in rows for picture in row)
+    shape = {"figsize": (columns + 1.2, len(rows)), "dpi": min(max(side, SIDES[0]), SIDES[1])}  # a picture has an inch
+    figure, axes = plt.subplots(len(rows), columns, squeeze=False, layout="constrained", **shape)
     for line, row, title in zip(axes, rows, titles, strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[])

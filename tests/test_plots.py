@@ -175,6 +175,14 @@ def test_sheet_puts_every_picture_in_its_row():
     assert axes[1, 1].images[0].get_array()[0, 0].tolist() == [10, 20, 0]
 
 
+def test_a_sheet_shows_pictures_at_their_own_size():
+    for side, shown in ((128, 128), (512, 128), (16, 64)):
+        figure = plots.sheet([[Image.new("RGB", (side, side))] * 3] * 2, ["first", "second"])
+        figure.canvas.draw()
+        assert figure.axes[0].get_window_extent().width == pytest.approx(shown, rel=0.1)
+        plt.close(figure)
+
+
 def test_run_sheet_reads_the_stage_that_was_asked_for(run):
     axes = np.array(plots.run_sheet(run, ["thing-1"], ["learned", "final", 3]).axes).reshape(3, 2)
     assert [a.get_ylabel() for a in axes[:, 0]] == ["thing-1, learned", "thing-1, final", "thing-1, after 3"]
