@@ -11,8 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
-def build_tiny_pipeline(folder, prediction: str = "epsilon"):
-    """UNet of 32-64 channels with 8 K/V matrices, 16x16 latents of 32 px pictures; the folder it was written to."""
+def build_tiny_pipeline(folder, prediction: str = "epsilon", size: int = 32, widths: tuple = (16, 32)):
+    """UNet of 32-64 channels with 8 K/V matrices, 16x16 latents of 32 px pictures; the folder it was written to.
+
+    size: pixels a side; widths: of the VAE's blocks, each but the last of which halves it.
+    """
     from base_models import make_tokenizer
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -28,13 +31,14 @@ def build_tiny_pipeline(folder, prediction: str = "epsilon"):
         )
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, attention_head_dim=2,
+        sample_size=size // 2 ** (len(widths) - 1), block_out_channels=(32, 64), layers_per_block=1,
+        cross_attention_dim=32, attention_head_dim=2,
         norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, sample_size=32,
-        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, norm_num_groups=8,
+        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths), sample_size=size,
+        up_block_types=("UpDecoderBlock2D",) * len(widths), layers_per_block=1, norm_num_groups=8,
     )  # fmt: skip
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,

@@ -9,7 +9,7 @@ from base_files import FEW, change, same, told, weights
 from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from stamina_lite import concepts, load_base, make_method
+from stamina_lite import ContinualLearner, concepts, load_base, make_method
 from stamina_lite.bases import EMBEDDED, UserError
 from stamina_lite.diffusion import TextToImage
 from stamina_lite.drawing import seeded
@@ -184,3 +184,17 @@ def test_a_base_that_predicts_the_velocity_is_trained_to(tmp_path, photos, sched
     assert not torch.allclose(errors, noise.square().mean((1, 2, 3)), atol=1e-3)
     learned = TextToImage(load_base(folder, "cpu")).learn(concepts(photos)[0], make_method("lora", **FEW), 0, 1)
     assert learned.step_change > 0
+
+
+@pytest.mark.parametrize("size", [64, 256, 512])
+def test_bases_of_other_sizes(size, photos, tmp_path):
+    """The size is the model's own: pictures are learned from, drawn, saved and read at it."""
+    folder = build_tiny_pipeline(tmp_path, size=size, widths=(8, 8, 16, 16))
+    learner = ContinualLearner(load_base(folder, "cpu"), "lora", steps=1, batch=1, rank=2)
+    assert learner.model.size == size
+    concept = concepts(photos)[0]
+    assert learner.model.encode(concept.load(size)[:1]).shape[-2:] == (size // 8, size // 8)
+    learner.learn(concept, progress=False)
+    assert learner.generate(f"a photo of {concept.token}", n=1, steps=1)[0].size == (size, size)
+    learner.pipe.save_pretrained(tmp_path / "saved")
+    assert ContinualLearner(load_base(tmp_path / "saved", "cpu"), "lora").model.size == size
