@@ -66,9 +66,10 @@ def main() -> None:
     settings = {k: json.loads(v) for k, v in (re.split("=", s, maxsplit=1) for s in args.setting)}
     every, extractor = concepts(args.set), features("lite0")
     chosen = every[: args.concepts]
-    real = [reference_features(c, extractor, 64) for c in every]
+    base = TextToImage(load_base(args.base))
+    real = [reference_features(c, extractor, base.size) for c in every]
     means = torch.nn.functional.normalize(torch.stack([r.mean(0) for r in real]), dim=1)
-    about = {"base": fingerprint(load_base(args.base)), "pictures": args.pictures, "seed": args.seed}
+    about = {"base": fingerprint(base.pipe), "pictures": args.pictures, "seed": args.seed}
     about |= {"guidance": GUIDANCE, "settings": make_method("lora", **settings).settings.as_dict()}
     report = begun(args.out, about)
     for method in args.methods:

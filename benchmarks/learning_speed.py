@@ -12,6 +12,7 @@ import itertools
 from pathlib import Path
 
 import torch
+from steps import learn_and_look
 
 from stamina_lite import concepts, metrics, studies, tokens
 from stamina_lite.bases import load_recorded
@@ -38,21 +39,12 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     found = []
 
     def look() -> None:
-        adapters = [layer.adapter for layer in learner.model.layers if layer.adapter is not None]
-        for adapter in adapters:
-            adapter.eval()  # as it would be folded now
         found.append(metrics.mmd2(real, extractor(learner.model.draw([PROMPT.format(concept.token)] * n, seeds))))
-        for adapter in adapters:
-            adapter.train()
-
-    def on_step(step, numbers):
-        if step + 1 in LOOKS[1:]:
-            look()
 
     begin = tokens.random_start(learner.model.table, learner.model.words, seeded(about["seed"], task, 0))
     learner.model.add_token(concept.token, begin)
     look()
-    learner.model.learn(concept, learner.method, about["seed"], task, on_step)
+    learn_and_look(learner.model, concept, learner.method, about["seed"], task, LOOKS[1:], look)
     return found
 
 

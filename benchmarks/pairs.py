@@ -13,11 +13,12 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from stamina_lite import concepts, metrics, plots
+from stamina_lite import concepts, load_base, metrics, plots
 from stamina_lite.bases import load_recorded
 from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.composition import Pair, detect, pasted
 from stamina_lite.data import UserError
+from stamina_lite.diffusion import TextToImage
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
 from stamina_lite.grid import check_seal
@@ -65,13 +66,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file, extractor = args.out / "pairs.json", features("lite0")
     order = concepts("mini50")
-    kinds, real = pairs_of(order), {c.name: reference_features(c, extractor, 64) for c in order}
+    size = TextToImage(load_base("mini")).size
+    kinds, real = pairs_of(order), {c.name: reference_features(c, extractor, size) for c in order}
     report = read_json(file) if file.exists() else {"pictures": args.pictures, "rows": {}}
     if report["pictures"] != args.pictures:
         parser.error(f"results of {report['pictures']} pictures are there: give --pictures so, or another --out")
     report |= versions(torch.device("cpu"))
     if "real, pasted" not in report["rows"]:
-        ceiling = measure(lambda p: pasted(p.first.load(64), p.second.load(64), p.scene), kinds, real, extractor)
+        ceiling = measure(lambda p: pasted(p.first.load(size), p.second.load(size), p.scene), kinds, real, extractor)
         report["rows"]["real, pasted"] = ceiling
     for row in args.rows:
         if row in report["rows"]:
@@ -91,7 +93,7 @@ def main() -> None:
         write_json(file, report)
         pictures = [to_pil(x[:SHOWN]) for x in drawn.values()]
         sheet = args.out / f"{row}.png"
-        plots.sheet(pictures, [p.removeprefix("a photo of ") for p in drawn]).savefig(sheet, dpi=80)
+        plots.sheet(pictures, [p.removeprefix("a photo of ") for p in drawn]).savefig(sheet)
         Image.open(sheet).quantize(128).save(sheet, optimize=True)
         plt.close("all")
     write_json(file, report)
