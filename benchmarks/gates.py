@@ -21,6 +21,7 @@ from stamina_lite.diffusion import TextToImage
 from stamina_lite.drawing import GUIDANCE
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
+from stamina_lite.images import save_pictures, to_pil
 from stamina_lite.sequence import fingerprint
 
 
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=["attribute prompt", "ti", "ti++", "lora"])
     parser.add_argument("--setting", nargs="*", default=[], help="e.g. steps=200 lr=0.005")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what is drawn, to be looked at")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     settings = {k: json.loads(v) for k, v in (re.split("=", s, maxsplit=1) for s in args.setting)}
@@ -77,7 +79,10 @@ def main() -> None:
         for j, concept in enumerate(tqdm(chosen, desc=method)):
             if concept.name in rows:
                 continue
-            x = extractor(pictures(args.base, concept, method, args.pictures, args.seed, settings))
+            drawn = pictures(args.base, concept, method, args.pictures, args.seed, settings)
+            if args.keep:
+                save_pictures(args.keep / method.replace(" ", "-") / concept.name, to_pil(drawn))
+            x = extractor(drawn)
             hits = (x @ means.T).argmax(1) == j
             rows[concept.name] = {"accuracy": hits.float().mean().item(), "mmd": metrics.mmd2(real[j], x)}
             write_json(args.out, report)
