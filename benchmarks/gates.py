@@ -15,9 +15,10 @@ import torch
 from tqdm.auto import tqdm
 
 from stamina_lite import concepts, load_base, make_method, metrics
+from stamina_lite.adapters import layers_of
 from stamina_lite.checkpoint import write_json
 from stamina_lite.data import ASSETS
-from stamina_lite.diffusion import TextToImage
+from stamina_lite.diffusion import CROSS_ATTENTION, TextToImage
 from stamina_lite.drawing import GUIDANCE
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
@@ -30,13 +31,15 @@ def attribute_prompt(name: str) -> str:
     return "a photo of " + json.loads((ASSETS / "manifest.json").read_text())["concepts"][name]["prompt"]
 
 
-def pictures(base: str, concept, method: str, n: int, seed: int, settings: dict):
+def pictures(base: str, concept, method: str, n: int, seed: int, settings: dict, trained: tuple, guidance: float):
+    """n pictures of a concept; `trained`: ends of the names of the layers whose weights may change."""
     model = TextToImage(load_base(base))
+    model.layers = layers_of(model.unet, trained)
     prompt = attribute_prompt(concept.name)
     if method != "attribute prompt":
         model.learn(concept, make_method(method, **settings), seed, 1)
         prompt = f"a photo of {concept.token}"
-    return model.draw([prompt] * n, [picture_seed(seed, concept.name, k) for k in range(n)])
+    return model.draw([prompt] * n, [picture_seed(seed, concept.name, k) for k in range(n)], guidance=guidance)
 
 
 def interval(hits: torch.Tensor) -> list[float]:
@@ -62,24 +65,31 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=["attribute prompt", "ti", "ti++", "lora"])
     parser.add_argument("--setting", nargs="*", default=[], help="e.g. steps=200 lr=0.005")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--self-attention", action="store_true", help="K and V of self-attention may change too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what is drawn, to be looked at")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     settings = {k: json.loads(v) for k, v in (re.split("=", s, maxsplit=1) for s in args.setting)}
     every, extractor = concepts(args.set), features("lite0")
+    trained = CROSS_ATTENTION + (("attn1.to_k", "attn1.to_v") if args.self_attention else ())
     chosen = every[: args.concepts]
     base = TextToImage(load_base(args.base))
     real = [reference_features(c, extractor, base.size) for c in every]
     means = torch.nn.functional.normalize(torch.stack([r.mean(0) for r in real]), dim=1)
     about = {"base": fingerprint(base.pipe), "pictures": args.pictures, "seed": args.seed}
-    about |= {"guidance": GUIDANCE, "settings": make_method("lora", **settings).settings.as_dict()}
+    about |= {
+        "guidance": args.guidance,
+        "layers": list(trained),
+        "settings": make_method("lora", **settings).settings.as_dict(),
+    }
     report = begun(args.out, about)
     for method in args.methods:
         rows = report["methods"].setdefault(method, {"each": {}})["each"]
         for j, concept in enumerate(tqdm(chosen, desc=method)):
             if concept.name in rows:
                 continue
-            drawn = pictures(args.base, concept, method, args.pictures, args.seed, settings)
+            drawn = pictures(args.base, concept, method, args.pictures, args.seed, settings, trained, args.guidance)
             if args.keep:
                 save_pictures(args.keep / method.replace(" ", "-") / concept.name, to_pil(drawn))
             x = extractor(drawn)
