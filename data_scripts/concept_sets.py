@@ -1,11 +1,12 @@
-"""Draw the concepts to be learned, mini50 (25 people, 25 waterfalls) and tune5 (five others), with a manifest.
+"""Draw the concepts to be learned, mini50 (25 people, 25 waterfalls), and tune5 and tune20 (others), with a manifest.
 
     python data_scripts/concept_sets.py              write all into stamina_lite/assets/concepts
     python data_scripts/concept_sets.py --check      draw all again and compare with it; exit code 1 on a difference
     python data_scripts/concept_sets.py --check 2    the first two pictures of every folder only
 
-Per concept: mini50/NAME/00.png ... 15.png to train on, and apart from them, so that an image folder reader of
-mini50 never meets them, mini50-references/NAME/00.webp ... 63.webp (lossless) to measure with.
+Per concept: mini50/NAME/00.webp ... 15.webp to train on, and apart from them, so that an image folder reader of
+mini50 never meets them, mini50-references/NAME/00.webp ... 63.webp to measure with (of the tuning sets 24). All are
+lossless: in lossy WebP, even of quality 95, references are 0.1 further in MMD² from pictures that are not lossy.
 A picture follows from its concept's name and its own number alone, so the files are the same whatever is drawn first.
 """
 
@@ -30,20 +31,20 @@ from waterfalls import Falls
 
 Identity = Person | Falls
 
-# Kind of folder -> suffix of the set's folder, numbers of the pictures' seeds, file type.
-FOLDERS = {
-    "train": ("", range(16), "png"),
-    "references": ("-references", range(1000, 1064), "webp"),
-}
+SIZE = 128  # pixels a side
+# Kind of folder -> suffix of the set's folder, numbers of the pictures' seeds.
+FOLDERS = {"train": ("", range(16)), "references": ("-references", range(1000, 1064))}
+FEWER = {"tune5": 24, "tune20": 24}  # references, where they are not 64: to keep the package small
 VIEW = ("expression", "background", "time", "season", "fog")  # people have the first two, waterfalls the others
 TOOLS = ("dicebear-core", "dicebear-styles", "resvg-py", "numpy", "pillow")
 
 
 def sets() -> dict[str, list[Identity]]:
-    """The two drawn sets, person and waterfall alternating."""
+    """The drawn sets, person and waterfall alternating."""
     return {
         "mini50": alternated(people.concept_people(), waterfalls.concept_falls()),
-        "tune5": alternated(people.tuning_people(), waterfalls.tuning_falls()),
+        "tune5": alternated(people.tune5_people(), waterfalls.tune5_falls()),
+        "tune20": alternated(people.tune20_people(), waterfalls.tune20_falls()),
     }
 
 
@@ -54,25 +55,24 @@ def alternated(first: list, second: list) -> list:
 
 
 def views() -> dict[str, list[str]]:
-    """Every set's concept names in its default order; all but tune5 are parts of mini50."""
+    """Every set's concept names in its default order; people25, falls25 and mini10 are parts of mini50."""
     names = {name: [identity.name for identity in members] for name, members in sets().items()}
     persons, falls = ([n for n in names["mini50"] if n.startswith(kind)] for kind in ("person", "falls"))
     few = alternated(persons[::5], falls[::5])  # every style of person and every kind of waterfall
-    return {"mini50": names["mini50"], "people25": persons, "falls25": falls, "mini10": few, "tune5": names["tune5"]}
+    return {"people25": persons, "falls25": falls, "mini10": few} | names
 
 
 def draw(identity: Identity, seed: int) -> tuple[np.ndarray, dict, str]:
-    """One picture: (64, 64, 3) uint8, its view, its caption."""
+    """One picture: (SIZE, SIZE, 3) uint8, its view, its caption."""
     artist = people if isinstance(identity, Person) else waterfalls
-    pixels, view = artist.picture(identity, np.random.default_rng([*identity.name.encode(), seed]))
+    pixels, view = artist.picture(identity, np.random.default_rng([*identity.name.encode(), seed]), SIZE)
     return pixels, view, artist.caption(identity, view)
 
 
-def encode(pixels: np.ndarray, file_type: str) -> bytes:
-    """A picture file without loss."""
-    options = {"png": {"optimize": True}, "webp": {"lossless": True, "method": 4}}[file_type]
+def encode(pixels: np.ndarray) -> bytes:
+    """A WebP file without loss."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, file_type, **options)
+    Image.fromarray(pixels).save(file, "webp", lossless=True, method=6)
     return file.getvalue()
 
 
@@ -83,13 +83,14 @@ def pictures(limit: int | None = None) -> Iterator[tuple[Identity, str, str, byt
     """
     for name, members in sets().items():
         for identity in tqdm(members, desc=name, unit="concept"):
-            for purpose, (suffix, seeds, file_type) in FOLDERS.items():
-                for number, seed in list(enumerate(seeds))[:limit]:
+            for purpose, (suffix, seeds) in FOLDERS.items():
+                some = seeds[: FEWER.get(name)] if purpose == "references" else seeds
+                for number, seed in list(enumerate(some))[:limit]:
                     pixels, view, caption = draw(identity, seed)
-                    file_name = f"{identity.name}/{number:02}.{file_type}"
+                    file_name = f"{identity.name}/{number:02}.webp"
                     row = {"file_name": file_name, "concept": identity.name, "caption": caption}
                     row |= {word: view.get(word) for word in VIEW}
-                    yield identity, purpose, f"{name}{suffix}/{file_name}", encode(pixels, file_type), row
+                    yield identity, purpose, f"{name}{suffix}/{file_name}", encode(pixels), row
 
 
 def description(identity: Identity) -> dict:
@@ -99,9 +100,8 @@ def description(identity: Identity) -> dict:
     reserved is what the base set never shows.
     """
     if isinstance(identity, Person):
-        head = people.KITS[identity.style].head + "Variant"
-        prompt = people.phrase(identity, "calm").replace("a calm ", "a ")
-        reserved = {"style": identity.style, "head": identity.options[head]}
+        prompt = people.phrase(identity)
+        reserved = {"style": identity.style, "head": identity.options["hairVariant"]}
     else:
         prompt = waterfalls.phrase(identity)
         reserved = {"landmark": identity.landmark, "seed": identity.seed}
@@ -111,13 +111,14 @@ def description(identity: Identity) -> dict:
 
 
 def write(out: Path) -> None:
-    """Draw everything: pictures, a metadata.jsonl for each folder that an image folder reader opens, the manifest."""
+    """Draw everything: pictures, a metadata.jsonl for the training pictures of each set, the manifest."""
     concepts, rows = {}, {}
     for identity, purpose, path, content, row in pictures():
         entry = concepts.setdefault(identity.name, description(identity))
         digests = entry.setdefault(purpose, {"folder": str(Path(path).parent), "sha256": []})["sha256"]
         digests.append(hashlib.sha256(content).hexdigest())
-        rows.setdefault(Path(path).parts[0], []).append(json.dumps(row))
+        if purpose == "train":
+            rows.setdefault(Path(path).parts[0], []).append(json.dumps(row))
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_bytes(content)
     for folder, lines in rows.items():

@@ -16,7 +16,7 @@ import people
 import waterfalls
 from waterfall_tables import PAINT_NAMES, RESERVED_LANDMARKS
 
-PEOPLE, FALLS = 160, 120
+PEOPLE, FALLS = 480, 360
 SHARE = 0.6  # of all people and waterfalls of the base set
 
 

@@ -1,9 +1,10 @@
 """Cartoon people: 25 concepts nobody has seen, and unlimited captioned people for the base set.
 
-Seven drawing styles come as SVG building kits (DiceBear). A *person* fixes what makes an identity
-(hair, nose, ears, glasses, beard, skin and hair colour); a *view* varies the rest (expression,
-clothes, size, place, tilt, flip, background, light). Captions name colour, length, glasses, beard,
-expression and background, never a drawing: no caption can single out one identity.
+Two drawing styles come as SVG building kits (DiceBear). Both draw a head from the front, at one size and place, so
+that a small model can learn to draw it. A *person* fixes what makes an identity (hair, nose, ears, glasses, skin and
+hair colour); a *view* varies the rest (expression, background, light, and a little size, place and tilt). Captions
+name hair colour and length, glasses, expression and background, never a drawing: no caption can single out one
+identity.
 """
 
 import io
@@ -15,13 +16,14 @@ from importlib.resources import files
 import numpy as np
 from people_tables import (
     BACKGROUNDS,
-    CLOTHES_COLOURS,
     CONCEPTS,
+    EXPRESSIONS,
     FACES,
     HAIR_COLOURS,
     KITS,
     RESERVED,
-    TUNING,
+    TUNE5,
+    TUNE20,
     choices,
 )
 from PIL import Image
@@ -31,7 +33,7 @@ from PIL import Image
 class Person:
     """One identity. options: the style's settings that every view keeps.
 
-    hair: a word of HAIR_COLOURS (a bald person's beard has it); length: long, short or bald.
+    hair: a word of HAIR_COLOURS; length: long, short or bald.
     """
 
     name: str
@@ -40,11 +42,11 @@ class Person:
     hair: str
     length: str
     glasses: bool
-    beard: bool
 
 
-# Components that a style draws only by chance unless told.
-OPTIONAL = ("details", "earrings", "glasses", "accessories", "mask", "facialHair", "beard", "rearHair")
+# Components that a kit draws by chance unless their probability is set.
+OPTIONAL = ("details", "earrings", "glasses")
+SIZE, TILT, SHIFT = 0.05, 3.0, 0.02  # how far a view may differ: part of the size, degrees, parts of the frame
 
 
 def _build(
@@ -55,54 +57,47 @@ def _build(
     shade: str,
     skin: str,
     glasses: str,
-    beard: str,
     marks: dict[str, str],
     rng: np.random.Generator,
 ) -> Person:
-    """The Person with this head, colours and extras (variants, or "" for none); parts drawn from rng."""
+    """The Person with this hair, colours and extras (glasses: a variant, or "" for none); parts drawn from rng."""
     kit = KITS[style]
-    variants = {part: str(rng.choice(offered)) for part, offered in kit.parts.items()}
-    if style == "toon-head" and head in kit.heads["long"]:
-        # Long hair is a second drawing behind the head, and needs one in front.
-        variants |= {"hair": str(rng.choice(["bun", "sideComed"])), "rearHair": head}
-    else:
-        variants[kit.head] = head
-    for extra, variant in ((kit.glasses, glasses), (kit.beard, beard)):
-        if variant:
-            variants |= dict.fromkeys(extra, variant)
-    variants |= marks
-
+    variants = {part: str(rng.choice(offered)) for part, offered in kit.parts.items()} | {"hair": head} | marks
+    if glasses:
+        variants["glasses"] = glasses
     options = {component + "Variant": variant for component, variant in variants.items()}
     options |= {component + "Probability": 100 for component in variants}
-    for component in (c for c in OPTIONAL if c not in variants):
-        options[component + "Probability"] = 0
-    options |= {component + "Color": shade for component in kit.hair_colours}
-    options["glassesColor"] = "#000000"
-    options[kit.skin + "Color"] = skin
+    options |= {component + "Probability": 0 for component in OPTIONAL if component not in variants}
+    options |= {"hairColor": shade, "glassesColor": "#000000", "skinColor": skin}
     length = next(length for length, heads in kit.heads.items() if head in heads)
-    return Person(name, style, options, hair, length, bool(glasses), bool(beard))
+    return Person(name, style, options, hair, length, bool(glasses))
 
 
 def _listed(table: list[tuple], name: str) -> list[Person]:
     """The Persons of a table, named by number; a row with two skins gives a look-alike pair."""
     people = []
-    for row, (style, head, hair, skins, glasses, beard, marks) in enumerate(table):
+    for row, (style, head, hair, skins, glasses, marks) in enumerate(table):
         for skin in skins:
             # A pair draws the same parts, so that skin is all that tells the two apart.
             rng = np.random.default_rng([len(table), row])
-            identity = (style, head, hair, HAIR_COLOURS[hair][0], skin, glasses, beard, marks)
+            identity = (style, head, hair, HAIR_COLOURS[hair][0], skin, glasses, marks)
             people.append(_build(name.format(len(people) + 1), *identity, rng))
     return people
 
 
 def concept_people() -> list[Person]:
-    """The 25 identities to be learned, each but the four look-alike pairs with a head of its own."""
+    """The 25 identities to be learned, each but the four look-alike pairs with hair of its own."""
     return _listed(CONCEPTS, "person-{:02d}")
 
 
-def tuning_people() -> list[Person]:
-    """Three other identities for choosing hyper-parameters."""
-    return _listed(TUNING, "tune-person-{}")
+def tune5_people() -> list[Person]:
+    """Three other identities, for short trials."""
+    return _listed(TUNE5, "tune-person-{}")
+
+
+def tune20_people() -> list[Person]:
+    """Ten other identities, for choosing settings of long sequences."""
+    return _listed(TUNE20, "tune20-person-{:02d}")
 
 
 def _rgb(colour: str) -> np.ndarray:
@@ -111,30 +106,21 @@ def _rgb(colour: str) -> np.ndarray:
 
 
 def random_person(rng: np.random.Generator) -> Person:
-    """A nameless Person of the base set: any style, any head that is not reserved."""
-    styles = list(KITS)
-    style = str(rng.choice(styles, p=[KITS[s].weight for s in styles]))
+    """A nameless Person of the base set: either kit, any hair that is not reserved."""
+    style = str(rng.choice(list(KITS)))
     kit = KITS[style]
-    heads = [h for hs in kit.heads.values() for h in hs if h not in RESERVED.get(style, [])]
-    words = list(HAIR_COLOURS)
-    if kit.coloured:
-        # Most of these heads are black; half of the people take one that is not.
-        coloured = rng.random() < 0.5
-        heads = [h for h in heads if (h in kit.coloured.split()) == coloured]
-        words = words if coloured else ["black"]
+    heads = [h for hs in kit.heads.values() for h in hs if h not in RESERVED[style]]
     while True:
-        hair = str(rng.choice(words))
+        hair = str(rng.choice(list(HAIR_COLOURS)))
         shade = str(rng.choice(HAIR_COLOURS[hair]))
         skin = str(rng.choice(kit.skins.split()))
         # Brown hair on brown skin would be hair that nobody sees.
         if np.linalg.norm(_rgb(shade) - _rgb(skin)) > 55:
             break
     head = str(rng.choice(heads))
-    glasses, beard = (
-        str(rng.choice(*group.values())) if group and rng.random() < 0.25 else "" for group in (kit.glasses, kit.beard)
-    )
+    glasses = str(rng.choice(kit.glasses)) if kit.glasses and rng.random() < 0.25 else ""
     marks = {mark: str(rng.choice(kit.marks[mark])) for mark in kit.marks if rng.random() < 0.2}
-    return _build("", style, head, hair, shade, skin, glasses, beard, marks, rng)
+    return _build("", style, head, hair, shade, skin, glasses, marks, rng)
 
 
 def _definition(style: str) -> dict:
@@ -160,50 +146,28 @@ def _draw(style: str, options: dict, size: int) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
-@cache
-def _box(style: str, head: str) -> np.ndarray:
-    """Where a free-standing head lies, in frames: [[left, top], [right, bottom]], beyond 0..1 if too large."""
-    small = _draw(style, {KITS[style].head + "Variant": head, "scale": 0.5}, 64)
-    return (np.reshape(small.getbbox(), (2, 2)) / 64 - 0.5) * 2 + 0.5
-
-
 def sprite(
-    person: Person, rng: np.random.Generator, size: int = 64, expression: str | None = None
+    person: Person, rng: np.random.Generator, size: int, expression: str | None = None
 ) -> tuple[np.ndarray, str]:
     """One view of a person without background: (size, size, 4) uint8 with straight alpha, and its expression.
 
-    expression: a word of EXPRESSIONS, or None for any that the person's style can draw.
+    expression: a word of EXPRESSIONS, or None for any.
     """
-    kit, faces = KITS[person.style], FACES[person.style]
     if expression is None:
-        expression = str(rng.choice(list(faces)))
-    if expression not in faces:
-        raise ValueError(f"{person.style} has no {expression} face: choose from {', '.join(faces)}")
-
-    free = choices(faces[expression]) | kit.clothes
-    view = {component + "Variant": str(rng.choice(variants)) for component, variants in free.items()}
-    if kit.clothes_colour:
-        view[kit.clothes_colour + "Color"] = str(rng.choice(CLOTHES_COLOURS))
-    scale, tilt = rng.uniform(0.85, 1.2), rng.uniform(-9, 9)
-    shift = rng.uniform(-0.05, 0.05, 2)  # across and down, in frames
-    if kit.bust:
-        # Down by what scaling and tilting lift: no gap below the shoulders, no head cut off above.
-        shift[1] = 0.5 * abs(scale - 1) + 0.4 * np.sin(np.radians(abs(tilt)))
-    else:
-        box = _box(person.style, person.options[kit.head + "Variant"])
-        scale *= min(1, 0.88 / (box[1] - box[0]).max())  # the largest hair still fits, nearly
-        shift += scale * (0.5 - box.mean(0))
-    view |= {"scale": scale, "rotate": tilt, "translateX": 100 * shift[0], "translateY": 100 * shift[1]}
-
+        expression = str(rng.choice(EXPRESSIONS))
+    view = {
+        component + "Variant": str(rng.choice(variants))
+        for component, variants in choices(FACES[person.style][expression]).items()
+    }
+    across, down = rng.uniform(-SHIFT, SHIFT, 2) + (0, KITS[person.style].drop)
+    view |= {"scale": rng.uniform(1 - SIZE, 1 + SIZE), "rotate": rng.uniform(-TILT, TILT)}
+    view |= {"translateX": 100 * across, "translateY": 100 * down}
     # Twice the size, then averaged with premultiplied alpha: clean edges without dark fringes.
     image = _draw(person.style, view | person.options, 2 * size)
-    if rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = image.convert("RGBa").reduce(2).convert("RGBA")
-    return np.asarray(image), expression
+    return np.asarray(image.convert("RGBa").reduce(2).convert("RGBA")), expression
 
 
-def picture(person: Person, rng: np.random.Generator, size: int = 64) -> tuple[np.ndarray, dict]:
+def picture(person: Person, rng: np.random.Generator, size: int) -> tuple[np.ndarray, dict]:
     """One view on a plain background: (size, size, 3) uint8, {"expression": ..., "background": ...}."""
     image, expression = sprite(person, rng, size)
     background = str(rng.choice(list(BACKGROUNDS)))
@@ -223,18 +187,15 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def phrase(person: Person, expression: str, name: str = "") -> str:
-    """A caption's noun phrase, such as "a smiling person with short red hair, glasses and a beard"; "smiling NAME"."""
+def phrase(person: Person, expression: str = "", name: str = "") -> str:
+    """A caption's noun phrase, such as "a smiling person with short red hair and glasses"; "smiling NAME"."""
     if name:
-        return f"{expression} {name}"
-    bald = person.length == "bald"
-    things = [] if bald else [f"{person.length} {person.hair} hair"]
-    things += ["glasses"] * person.glasses + ["a beard"] * person.beard
-    noun = _article(f"{expression} bald person" if bald else f"{expression} person")
-    if not things:
-        return noun
-    *first, last = things
-    return f"{noun} with {', '.join(first)} and {last}" if first else f"{noun} with {last}"
+        return f"{expression} {name}".strip()
+    things = [] if person.length == "bald" else [f"{person.length} {person.hair} hair"]
+    things += ["glasses"] * person.glasses
+    words = [expression, "bald" if person.length == "bald" else "", "person"]
+    noun = _article(" ".join(word for word in words if word))
+    return f"{noun} with {' and '.join(things)}" if things else noun
 
 
 def caption(person: Person, view: dict, name: str = "") -> str:

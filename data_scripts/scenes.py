@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import people
+import waterfall_tables as tables
 import waterfalls
-from named import someone, somewhere
+from named import names, someone, somewhere
 from PIL import Image
 
 TEMPLATES = ("a photo of", "a picture of", "an image of", "a drawing of")
@@ -16,12 +17,23 @@ TEMPLATES = ("a photo of", "a picture of", "an image of", "a drawing of")
 PLAIN = {"stranger": 0.15, "acquaintance": 0.5}
 
 
-def base_picture(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
+def base_picture(seed: int, size: int = 128) -> tuple[np.ndarray, str]:
     """Picture number `seed` of the base set: ((size, size, 3) uint8, caption)."""
     rng = np.random.default_rng([seed, 20231118])
-    draw = rng.choice([one_person, one_waterfall, two_people, person_before_waterfall], p=[0.4, 0.28, 0.16, 0.16])
+    draw = rng.choice([one_person, one_waterfall, two_people, person_before_waterfall], p=[0.5, 0.26, 0.12, 0.12])
     image, words = draw(rng, size)
     return image, f"{rng.choice(TEMPLATES)} {words}"
+
+
+def words() -> list[str]:
+    """Every word that a caption may have: the base model's language."""
+    grammar = " ".join(TEMPLATES) + " a an and at by day fog front hair in next on person to two three with background"
+    colours, looks = (
+        [*people.HAIR_COLOURS, *people.BACKGROUNDS],
+        [*people.EXPRESSIONS, "long", "short", "bald", "glasses"],
+    )
+    places = [*tables.KINDS, *tables.WIDTHS, *tables.ROCKS, *tables.BASE_OBJECTS, *tables.TIMES, *tables.SEASONS]
+    return sorted({*grammar.split(), *colours, *looks, *places, "waterfall", "waterfalls", "rock", *names()})
 
 
 def plainly(rng, *names: str) -> bool:
@@ -52,7 +64,7 @@ def two_people(rng, size):
     expressions = []
     for (person, _), centre in zip(pair, (0.27, 0.73), strict=True):
         sprite, expression = people.sprite(person, rng, size)
-        image = paste(image, sprite, rng.uniform(0.58, 0.7), centre + rng.uniform(-0.03, 0.03))
+        image = paste(image, sprite, rng.uniform(0.62, 0.68), centre + rng.uniform(-0.02, 0.02))
         expressions.append(expression)
     if plainly(rng, *(name for _, name in pair)):
         return image, " next to ".join(name or "a person" for _, name in pair)
@@ -67,7 +79,7 @@ def person_before_waterfall(rng, size):
     image, view = waterfalls.picture(falls, rng, size, person_gap=True)
     sprite, expression = people.sprite(person, rng, size)
     centre = 0.3 if view["gap"] == "left" else 0.7
-    image = paste(image, sprite, rng.uniform(0.55, 0.68), centre + rng.uniform(-0.08, 0.08))
+    image = paste(image, sprite, rng.uniform(0.58, 0.66), centre + rng.uniform(-0.05, 0.05))
     if plainly(rng, name, place):
         return image, f"{name or 'a person'} in front of {place or 'a waterfall'}"
     behind = waterfalls.caption(falls, view, place).removeprefix("a photo of ")

@@ -17,24 +17,25 @@ from stamina_lite.class_sets import ClassSet, of_classes, renditions
 
 CONCEPTS = Path("stamina_lite/assets/concepts")
 SHEETS = Path("data_scripts/sheets")
-SIDE, LABEL = 64, 14  # pixels: a picture, the line of names above the columns
+LABEL = 14  # pixels: the line of names above the columns
 
 
 def sheet(columns: list[list[Image.Image]], names: list[str]) -> Image.Image:
-    """Pictures column by column under their names; an empty name leaves its space."""
-    height = LABEL * any(names) + SIDE * len(columns[0])
-    canvas = Image.new("RGB", (SIDE * len(columns), height), "white")
+    """Pictures of one size, column by column under their names; an empty name leaves its space."""
+    side = columns[0][0].width
+    height = LABEL * any(names) + side * len(columns[0])
+    canvas = Image.new("RGB", (side * len(columns), height), "white")
     draw = ImageDraw.Draw(canvas)
     for left, (column, name) in enumerate(zip(columns, names, strict=True)):
-        draw.text((SIDE * left + SIDE / 2, 1), name, fill="black", anchor="ma")
+        draw.text((side * left + side / 2, 1), name, fill="black", anchor="ma")
         for row, picture in enumerate(column):
-            canvas.paste(picture, (SIDE * left, height - SIDE * (len(column) - row)))
+            canvas.paste(picture, (side * left, height - side * (len(column) - row)))
     return canvas.quantize(256, dither=Image.Dither.NONE)
 
 
 def concept_sheet(names: list[str], folders: dict[str, dict]) -> Image.Image:
     """Eight training pictures of each concept."""
-    columns = [[Image.open(CONCEPTS / folders[n]["train"]["folder"] / f"{k:02}.png") for k in range(8)] for n in names]
+    columns = [[Image.open(CONCEPTS / folders[n]["train"]["folder"] / f"{k:02}.webp") for k in range(8)] for n in names]
     return sheet(columns, names)
 
 
@@ -56,7 +57,7 @@ def class_sheet(found: ClassSet, columns: int = 8, side: int = 32) -> Image.Imag
 def main() -> None:
     manifest = json.loads((CONCEPTS / "manifest.json").read_text())
     SHEETS.mkdir(parents=True, exist_ok=True)
-    for name in ("people25", "falls25", "tune5"):
+    for name in ("people25", "falls25", "tune5", "tune20"):
         concept_sheet(manifest["sets"][name], manifest["concepts"]).save(SHEETS / f"{name}.png", optimize=True)
     class_sheet(renditions()).save(SHEETS / "renditions.png", optimize=True)
     base = [[Image.fromarray(base_picture(12 * row + column)[0]) for row in range(4)] for column in range(12)]

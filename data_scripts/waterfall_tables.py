@@ -1,4 +1,4 @@
-"""Tables of the waterfalls: words and colours, what is held out, drawings as text, and the 25 + 2 identities.
+"""Tables of the waterfalls: words and colours, what is held out, drawings as text, and the identities of the sets.
 
 Colours are arrays (n, 3) of 0-255.
 """
@@ -98,7 +98,8 @@ CROWNS = {
     "poplar": ("disc 0 .56 .17 .44",),
 }
 
-# One concept a row, in the order of the fields of `Falls`; the last two rows are for tuning.
+# One concept a row, in the order of the fields of `Falls`: 25 of mini50, two of tune5, ten of tune20. There are only
+# ten landmarks, so those of the tuning sets are mini50's in another paint, on other rock.
 CONCEPT_TABLE = """
 plunge 1 purple wide   bridge     crimson right peaks wall  pine   river
 tiered 2 grey   narrow windmill   white   left  hills butte round  pond
@@ -127,4 +128,14 @@ plunge 3 red    narrow lighthouse navy    right domes wall  round  pond
 slide  1 coral  narrow windmill   cyan    left  domes slope pine   lake
 tiered 1 teal   narrow bridge     pink    left  peaks bowl  round  lake
 plunge 2 brown  wide   obelisk    lime    right hills wall  poplar pond
+slide  3 purple narrow boulders   white   right domes slope poplar pond
+fan    1 yellow narrow balloon    lime    left  peaks bowl  round  river
+plunge 1 teal   wide   arch       crimson right hills butte pine   lake
+tiered 2 red    narrow lighthouse gold    left  mesas wall  poplar river
+slide  1 black  wide   cabin      orange  right domes bowl  round  pond
+fan    2 coral  narrow bridge     navy    left  hills slope pine   river
+plunge 3 grey   narrow tree       crimson right peaks butte poplar lake
+tiered 1 brown  wide   tower      gold    left  domes wall  pine   pond
+slide  2 white  narrow windmill   pink    right mesas bowl  poplar river
+fan    1 purple wide   obelisk    orange  left  peaks butte round  lake
 """

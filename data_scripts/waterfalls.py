@@ -47,10 +47,16 @@ def concept_falls() -> list[Falls]:
     return [read_row(f"falls-{n:02}", 100 + n, row) for n, row in rows]
 
 
-def tuning_falls() -> list[Falls]:
-    """Two others, for choosing hyper-parameters only."""
+def tune5_falls() -> list[Falls]:
+    """Two others, for short trials."""
     rows = enumerate(tables.CONCEPT_TABLE.split("\n")[26:28], 1)
     return [read_row(f"tune-falls-{n}", 200 + n, row) for n, row in rows]
+
+
+def tune20_falls() -> list[Falls]:
+    """Ten others, for choosing settings of long sequences."""
+    rows = enumerate(tables.CONCEPT_TABLE.split("\n")[28:38], 1)
+    return [read_row(f"tune20-falls-{n:02}", 300 + n, row) for n, row in rows]
 
 
 def random_falls(rng: np.random.Generator) -> Falls:
@@ -259,9 +265,7 @@ def draw_scene(easel, falls, season):
         easel.landmark(drawing, *special.get(falls.landmark, (spot, 0.9)), tables.HEIGHTS[falls.landmark], falls.paint)
 
 
-def picture(
-    falls: Falls, rng: np.random.Generator, size: int = 64, person_gap: bool = False
-) -> tuple[np.ndarray, dict]:
+def picture(falls: Falls, rng: np.random.Generator, size: int, person_gap: bool = False) -> tuple[np.ndarray, dict]:
     """A random view of one waterfall: uint8 (size, size, 3), and {"time": str, "season": str, "fog": bool}.
 
     With `person_gap` the camera stands at its widest and slides the falls aside, so that a person fits in front of

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 ASSETS = Path(__file__).parent / "assets" / "concepts"
-SETS = ("mini50", "people25", "falls25", "mini10", "tune5")
+SETS = ("mini50", "people25", "falls25", "mini10", "tune5", "tune20")
 REAL = "celeba-landmarks50"
 HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # of it: folder -> what builds it
 ORDERS = ("alternate", "people first", "waterfalls first")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stamina_lite import load_base
 from stamina_lite.data import ASSETS, SETS, UserError, concepts, read_image
 
 
@@ -18,15 +19,17 @@ def manifest():
 
 
 def test_the_embedded_sets():
-    sizes = {"mini50": 50, "people25": 25, "falls25": 25, "mini10": 10, "tune5": 5}
+    sizes = {"mini50": 50, "people25": 25, "falls25": 25, "mini10": 10, "tune5": 5, "tune20": 20}
     assert tuple(sizes) == SETS
     whole = concepts("mini50")
     for name, size in sizes.items():
         found = concepts(name)
         assert len({c.name for c in found}) == size
-        assert all((len(c.images), len(c.references)) == (16, 64) for c in found)
-        assert all(c in whole for c in found) == (name != "tune5")
-    assert not {c.name for c in concepts("tune5")} & {c.name for c in whole}
+        numbers = (16, 24 if name.startswith("tune") else 64)
+        assert all((len(c.images), len(c.references)) == numbers for c in found)
+        assert all(c in whole for c in found) == (not name.startswith("tune"))
+    apart = [concepts(name) for name in ("tune5", "tune20")] + [whole]
+    assert len({c.name for part in apart for c in part}) == 75
 
 
 def test_orders():
@@ -48,29 +51,30 @@ def test_orders():
 
 def test_pictures_are_those_of_the_manifest(manifest):
     seen = set()
-    for concept in concepts("mini50") + concepts("tune5"):
+    for concept in concepts("mini50") + concepts("tune5") + concepts("tune20"):
         for use, files in (("train", concept.images), ("references", concept.references)):
             digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
             assert digests == manifest["concepts"][concept.name][use]["sha256"]
             seen.update(digests)
-    assert len(seen) == 55 * 80  # no picture occurs twice: no reference is a training picture either
+    assert len(seen) == 50 * 80 + 25 * 40  # no picture occurs twice: no reference is a training picture either
 
 
-def test_pictures_are_64_px_rgb():
+def test_pictures_are_rgb_of_the_bases_size():
+    size = load_base("mini", "cpu").vae.config.sample_size
     for concept in random.Random(0).sample(concepts("mini50"), 5):
         for path in (concept.images[0], concept.references[0]):
             with Image.open(path) as image:
-                assert image.size == (64, 64) and image.mode == "RGB"
-                assert torch.equal((read_image(path, 64) + 1).mul(127.5).round().byte().permute(1, 2, 0),
+                assert image.size == (size, size) and image.mode == "RGB"
+                assert torch.equal((read_image(path, size) + 1).mul(127.5).round().byte().permute(1, 2, 0),
                                    torch.from_numpy(np.array(image)))  # fmt: skip
 
 
 def test_metadata_describes_every_training_picture(manifest):
-    for folder, use in (("mini50", "train"), ("mini50-references", "references"), ("tune5", "train")):
+    for folder in ("mini50", "tune5", "tune20"):
         rows = [json.loads(line) for line in (ASSETS / folder / "metadata.jsonl").read_text().splitlines()]
-        listed = {name for name in manifest["sets"]["mini50" if "mini50" in folder else "tune5"]}
+        listed = set(manifest["sets"][folder])
         assert {row["concept"] for row in rows} == listed
-        assert len(rows) == len(listed) * len(manifest["concepts"][rows[0]["concept"]][use]["sha256"])
+        assert len(rows) == 16 * len(listed)
         assert all((ASSETS / folder / row["file_name"]).is_file() for row in rows)
         assert len({tuple(row) for row in rows}) == 1
 

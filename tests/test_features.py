@@ -23,9 +23,9 @@ def lite0():
 
 @pytest.fixture(scope="module")
 def concepts():
-    """Pictures of two people and two waterfalls: four of (8, 3, 64, 64) in [-1, 1]."""
+    """Pictures of two people and two waterfalls: four of (8, 3, 128, 128) in [-1, 1]."""
     folders = [CONCEPTS / name for name in ("falls-01", "falls-02", "person-01", "person-09")]
-    return [torch.stack([read(file) for file in sorted(folder.glob("*.png"))[:8]]) for folder in folders]
+    return [torch.stack([read(file) for file in sorted(folder.glob("*.webp"))[:8]]) for folder in folders]
 
 
 def read(file):
