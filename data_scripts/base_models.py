@@ -1,11 +1,12 @@
 """The embedded base model's parts: stock diffusers and transformers classes at a size two CPU cores can train.
 
-64 px pictures become 16x16x8 latents. Every level of the U-Net has cross-attention, because its keys and values are all
-that a concept may change.
+128 px pictures become 16x16x8 latents. Every level of the U-Net has cross-attention, because its keys and values are
+all that a concept may change.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,13 +22,13 @@ EMBEDDING = 0.3
 
 def make_vae(channels: int = 8) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(24, 48, 96),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 96, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         latent_channels=channels,
         norm_num_groups=8,
-        sample_size=64,
+        sample_size=128,
         mid_block_add_attention=False,
     )
 
@@ -110,14 +111,24 @@ def make_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
 
 
 def learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding carried on until every word is one piece."""
+    """Byte-pair encoding carried on until every word is one piece; of equally frequent pairs the first by alphabet."""
     spellings = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    counts, where = Counter(), defaultdict(set)
+    for k, spelling in enumerate(spellings):
+        for pair in pairwise(spelling):
+            counts[pair] += 1
+            where[pair].add(k)
     merges = []
-    while any(len(s) > 1 for s in spellings):
-        pairs = Counter(pair for s in spellings for pair in zip(s, s[1:], strict=False))
-        best = max(sorted(pairs), key=pairs.__getitem__)
+    while counts:
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
-        spellings = [merged(s, best) for s in spellings]
+        for k in where.pop(best):
+            counts.subtract(pairwise(spellings[k]))
+            spellings[k] = merged(spellings[k], best)
+            for pair in pairwise(spellings[k]):
+                counts[pair] += 1
+                where[pair].add(k)
+        counts = +counts  # without pairs that are no more
     return merges
 
 
@@ -139,9 +150,9 @@ def byte_letters() -> list[str]:
 
 
 @torch.no_grad()
-def latents_of(vae: AutoencoderKL, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """Mean latents of (n, 64, 64, 3) uint8 pictures, unscaled: (n, C, 16, 16)."""
-    parts = [vae.encode(pixels(part)).latent_dist.mean for part in images.split(batch)]
+def latents_of(vae: AutoencoderKL, images: torch.Tensor, batch: int = 5) -> torch.Tensor:
+    """Mean latents of (n, H, W, 3) uint8 pictures, unscaled: (n, C, H/8, W/8)."""
+    parts = [vae.encode(pixels(part)).latent_dist.mean.float() for part in images.split(batch)]
     return torch.cat(parts)
 
 

@@ -23,7 +23,7 @@ from rendition_tables import ICON_SETS
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from training_state import Run, rank, workers
+from training_state import Budget, Run, rank, workers
 
 from stamina_lite.class_sets import Decoded, renditions, resized_crop
 from stamina_lite.features import features
@@ -91,7 +91,7 @@ def train(pictures: Decoded, classes: int, teacher: Tensor, work: Path, steps: i
     heads = torch.nn.ModuleDict(
         {"classes": torch.nn.Linear(width, classes), "teacher": torch.nn.Linear(width, teacher.shape[1])}
     )
-    run = Run(work, "vit", {"vit": vit, "heads": heads}, steps, 1e-3, batch, "cpu", decay=0.999, log=[])
+    run = Run(work, "vit", {"vit": vit, "heads": heads}, Budget(steps), 1e-3, batch, "cpu", decay=0.999, log=[])
 
     def loss(draw):
         places = torch.randint(len(pictures.labels), (batch // workers(),), generator=draw)
