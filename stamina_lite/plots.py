@@ -206,8 +206,10 @@ def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
     Rows may differ in length.
     """
     columns, side = max(len(row) for row in rows), max(picture.width for row in rows for picture in row)
-    shape = {"figsize": (columns + 1.2, len(rows)), "dpi": min(max(side, SIDES[0]), SIDES[1])}  # a picture has an inch
-    figure, axes = plt.subplots(len(rows), columns, squeeze=False, layout="constrained", **shape)
+    dots = min(max(side, SIDES[0]), SIDES[1])  # to the inch, which a picture takes
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(columns + 1.2, len(rows)), dpi=dots, squeeze=False, layout="constrained"
+    )
     for line, row, title in zip(axes, rows, titles, strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[])
