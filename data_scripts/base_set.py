@@ -48,14 +48,22 @@ def draw_base_set(out: Path, count: int = COUNT, size: int = SIZE, workers: int 
     if not (out / "images.npy").exists():
         np.lib.format.open_memmap(out / "images.npy.part", "w+", np.uint8, (count, size, size, 3)).flush()
         os.replace(out / "images.npy.part", out / "images.npy")
-    found = np.load(out / "images.npy", mmap_mode="r").shape
-    if found != (count, size, size, 3):
-        raise SystemExit(f"{out} holds {found[0]} pictures of {found[1]} px: name another folder, or draw as many")
+    check_shape(out, count, size)
     missing = [c for c in range(-(-count // CHUNK)) if not (out / "captions" / f"{c:05}.json").exists()]
     with ProcessPoolExecutor(workers) as pool:
         drawn = pool.map(partial(draw_chunk, out, count, size), missing)
         for _ in tqdm(drawn, total=len(missing), desc="base set", unit="hundred pictures"):
             pass
+
+
+def check_shape(folder: Path, count: int, size: int) -> None:
+    """Raises SystemExit if the folder's set has another number or size of pictures."""
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    if images.shape != (count, size, size, 3):
+        raise SystemExit(
+            f"{folder} holds {len(images)} pictures of {images.shape[1]} px, not {count} of {size} px: "
+            "name another folder, or ask for as many"
+        )
 
 
 def start_drawing(out: Path, count: int, size: int, workers: int) -> subprocess.Popen:
@@ -75,12 +83,13 @@ class BaseSet:
     """The pictures that have been drawn so far. images: (count, size, size, 3) uint8, not all of them drawn yet."""
 
     @classmethod
-    def begun(cls, folder: Path, drawing: subprocess.Popen, fewest: int) -> "BaseSet":
-        """Wait until the first `fewest` pictures have been drawn."""
+    def begun(cls, folder: Path, count: int, size: int, drawing: subprocess.Popen, fewest: int) -> "BaseSet":
+        """Wait until the first `fewest` of its `count` pictures have been drawn."""
         while not (folder / "images.npy").exists():
             if drawing.poll():
                 raise SystemExit("the base set could not be drawn: see the message above")
             time.sleep(0.2)
+        check_shape(folder, count, size)
         base = cls(folder)
         first = set(range(-(-min(fewest, len(base.images)) // CHUNK)))
         while not (base.refresh(), first <= base.chunks)[1]:

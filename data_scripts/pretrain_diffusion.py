@@ -379,7 +379,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     drawing = start_drawing(args.data, args.count, SIZE, args.drawers)
     try:
-        train(args, budgets, BaseSet.begun(args.data, drawing, FEWEST))
+        train(args, budgets, BaseSet.begun(args.data, args.count, SIZE, drawing, FEWEST))
     finally:
         stop_drawing(drawing)
 

@@ -101,7 +101,7 @@ def test_training_counts_on_from_its_start(tmp_path):
 def test_pictures_are_drawn_while_they_are_read(tmp_path):
     """Chunk by chunk; a process that is stopped leaves whole chunks, and drawing goes on to the same set."""
     drawing = start_drawing(tmp_path / "a", 1000, 32, 1)
-    base = BaseSet.begun(tmp_path / "a", drawing, 100)
+    base = BaseSet.begun(tmp_path / "a", 1000, 32, drawing, 100)
     stop_drawing(drawing)
     assert drawing.poll() is not None
     first = base.ready
@@ -113,6 +113,8 @@ def test_pictures_are_drawn_while_they_are_read(tmp_path):
         assert np.array_equal(base.images[k], picture) and base.captions(k // 100)[k % 100] == caption
     with pytest.raises(SystemExit, match="holds 1000 pictures of 32 px"):
         draw_base_set(tmp_path / "a", 1000, 64)
+    with pytest.raises(SystemExit, match="holds 1000 pictures of 32 px, not 900"):
+        BaseSet.begun(tmp_path / "a", 900, 32, drawing, 100)
 
 
 def test_one_command_makes_a_base_and_goes_on_from_it(tmp_path, monkeypatch, capsys):
