@@ -127,8 +127,8 @@ class Evaluation:
 
 
 def reference_features(concept: Concept, features: Features, size: int) -> Tensor:
-    """Features of a concept's real pictures, (n, d), remembered on disk under the hash of pictures and extractor."""
-    digest = hashlib.sha256(f"{features.name} {size}".encode())
+    """Features of a concept's real pictures, (n, d), cached on disk under the hash of pictures and extractor."""
+    digest = hashlib.sha256(f"{features.key} {size}".encode())
     for file in concept.references:
         digest.update(file.read_bytes())
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stamina-lite"

@@ -5,6 +5,8 @@ which `clip`, or any CLIP folder or hub id, gives. Which CLIP the paper took cou
 [ours]. Numbers from different features are on different scales: never compare them.
 """
 
+import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,11 +31,15 @@ LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 class Features(Protocol):
     """A map from pictures to unit vectors: images (n, 3, H, W) in [-1, 1] -> (n, dim) float32 on the CPU.
 
-    name: tells two different maps apart, so that stored features can be filed under it ("lite0", "lite0-grey").
+    name: what results call it ("lite0", "lite0-grey").
+    key: changes with the weights and the preprocessing: features on disk are found by it.
     """
 
     name: str
     dim: int
+
+    @property
+    def key(self) -> str: ...
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
@@ -48,6 +54,15 @@ def features(name: str = "lite0", device: str = "cpu", *, greyscale: bool = Fals
     if name == "lite0":
         return Lite0(device, greyscale)
     return Clip(CLIP if name == "clip" else name, device, greyscale, download)
+
+
+def hash_of(network: torch.nn.Module, *preprocessing: object) -> str:
+    """sha256 of a network's weights and buffers and of the settings of its preprocessing, in hexadecimal digits."""
+    digest = hashlib.sha256(repr(preprocessing).encode())
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 class Lite0:
@@ -67,6 +82,10 @@ class Lite0:
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         self.name = "lite0-grey" if greyscale else "lite0"
         self.device, self.greyscale = device, greyscale
+
+    @cached_property
+    def key(self) -> str:
+        return hash_of(self.network, LITE0_SIZE, self.mean.tolist(), self.std.tolist(), self.greyscale)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -105,6 +124,10 @@ class Clip:
         self.dim, self.size = network.config.projection_dim, network.config.image_size
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         self.device, self.greyscale = device, greyscale
+
+    @cached_property
+    def key(self) -> str:
+        return hash_of(self.network, self.size, self.mean.tolist(), self.std.tolist(), self.greyscale)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import stamina_lite.features as module
 from stamina_lite.data import UserError
+from stamina_lite.data import concepts as concepts_of
+from stamina_lite.evaluation import reference_features
 from stamina_lite.features import Clip, features, prepare
 from stamina_lite.metrics import concept_accuracy, mmd2
 
@@ -106,6 +108,28 @@ def test_clip_from_a_folder_is_transformers_own(clip_folder):
     assert torch.allclose(rows, torch.nn.functional.normalize(expected), atol=1e-5)
     assert (rows[0] - rows[1]).norm() > 1e-3
     assert (rows - features(str(clip_folder), greyscale=True)(pictures)).norm() > 1e-3
+
+
+def test_cached_features_are_those_of_the_weights_in_use(clip_folder, tmp_path, monkeypatch):
+    """The folder's name stays, its weights change: the features on disk are the old model's and must not be taken."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    concept = concepts_of("tune5")[0]
+    first = reference_features(concept, Clip(str(clip_folder)), 32)
+    assert torch.equal(reference_features(concept, Clip(str(clip_folder)), 32), first)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
+    network = CLIPVisionModelWithProjection.from_pretrained(clip_folder)
+    torch.nn.init.normal_(network.visual_projection.weight, generator=torch.Generator().manual_seed(1))
+    network.save_pretrained(clip_folder)
+    revised = Clip(str(clip_folder))
+    assert torch.equal(reference_features(concept, revised, 32), revised(concept.load_references(32)))
+    assert (reference_features(concept, revised, 32) - first).norm() > 0.1
+
+
+def test_the_key_of_cached_features_holds_the_preprocessing(clip_folder, monkeypatch):
+    keys = {Clip(str(clip_folder)).key, Clip(str(clip_folder), greyscale=True).key, features("lite0").key}
+    monkeypatch.setattr(module, "LITE0_SIZE", 64)
+    monkeypatch.setattr(module, "OPENAI_CLIP_MEAN", (0.5, 0.5, 0.5))
+    assert len(keys | {Clip(str(clip_folder)).key, features("lite0").key}) == 5
 
 
 def test_clip_that_is_not_there_is_the_users_error(tmp_path):
