@@ -330,8 +330,11 @@ def open_learner(args, found, settings: dict, about: dict):
 
 
 def quiet() -> None:
-    """Keep the loading bars and advice of diffusers and transformers off the screen."""
+    """Keep the loading bars and advice of diffusers and transformers off the screen, and Pillow's."""
+    from PIL import Image
+
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # panoramas of 90 to 179 million pixels
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -9,7 +9,6 @@ import json
 import random
 import re
 import struct
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -27,7 +26,6 @@ HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # 
 ORDERS = ("alternate", "people first", "waterfalls first")
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-MOST_PIXELS = 500_000_000  # decoded, a picture takes up to 4 bytes a pixel
 
 
 class UserError(ValueError):
@@ -193,25 +191,18 @@ def set_hash(concepts: Iterable[Concept]) -> str:
 def read_image(path: str | Path, size: int) -> Tensor:
     """A picture file as (3, size, size) float32 in [-1, 1]: its middle square, on white where it is transparent.
 
-    Of an animation the first frame. Raises UserError for a file that is no picture, is cut off or has more than
-    MOST_PIXELS.
+    Of an animation the first frame. Raises UserError for a file that is no picture, is cut off or has so many pixels
+    that Pillow refuses to decode it (twice Image.MAX_IMAGE_PIXELS, 179 million).
     """
-    # Pillow warns of large pictures and refuses larger ones by a limit of the process; MOST_PIXELS stands in for it.
-    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                pixels = image.width * image.height
-                square = to_square(image, size) if pixels <= MOST_PIXELS else None
+        with Image.open(path) as image:
+            square = to_square(image, size)
+    except Image.DecompressionBombError as fault:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UserError(f"{path} has more than {most:.0f} million pixels: make it smaller") from fault
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as fault:
         reason = "it is not a picture" if isinstance(fault, UnidentifiedImageError) else str(fault).lower()
         raise UserError(f"cannot read {path} ({reason}): save it again as PNG or JPEG, or remove it") from fault
-    finally:
-        Image.MAX_IMAGE_PIXELS = usual
-    if square is None:
-        millions = f"{pixels / 1e6:.0f} million pixels, more than {MOST_PIXELS / 1e6:.0f}"
-        raise UserError(f"{path} has {millions}: make it smaller")
     return torch.from_numpy(square).permute(2, 0, 1).float().div(127.5).sub(1)
 
 
