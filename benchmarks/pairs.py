@@ -17,8 +17,8 @@ from stamina_lite import concepts, load_base, metrics, plots
 from stamina_lite.bases import load_recorded
 from stamina_lite.checkpoint import read_json, write_json
 from stamina_lite.composition import Pair, detect, pasted
-from stamina_lite.data import UserError
 from stamina_lite.diffusion import TextToImage
+from stamina_lite.errors import UserError
 from stamina_lite.evaluation import picture_seed, reference_features
 from stamina_lite.features import features
 from stamina_lite.grid import check_seal

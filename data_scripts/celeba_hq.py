@@ -24,7 +24,7 @@ from pathlib import Path
 import real_sets
 from real_sets import Chosen, build, from_disk, largest, read_list, told, write_list
 
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 NAME = "celebs25"
 PICTURES, MAPPING = "CelebA-HQ-img", "CelebA-HQ-to-CelebA-mapping.txt"

@@ -30,7 +30,7 @@ from downloads import DownloadError, Refused, digest, download
 from real_sets import Chosen, TooFew, build, from_disk, largest, read_list, read_table, save, square, told, write_list
 from tqdm.auto import tqdm
 
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 NAME = "waterfalls25"
 METADATA = "https://s3.amazonaws.com/google-landmark/metadata/"

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from stamina_lite.class_files import read
 from stamina_lite.class_sets import IMAGENET_R, ClassSet, class_tasks, imagenet_r, of_classes
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 ARCHIVE = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"
 MD5 = "a61312130a589d0ca1a8fca1f2bd3337"

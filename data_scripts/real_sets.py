@@ -18,7 +18,8 @@ from downloads import DownloadError, check, digest
 from PIL import Image
 from tqdm.auto import tqdm
 
-from stamina_lite.data import UserError, read_image
+from stamina_lite.data import read_image
+from stamina_lite.errors import UserError
 from stamina_lite.images import to_pil
 from stamina_lite.options import Parser, at_least
 

@@ -18,7 +18,7 @@ HOME = {  # public name -> module; loaded when first used, so that the command l
     "class_set": "class_sets",
     "concepts": "data",
     "Concept": "data",
-    "UserError": "data",
+    "UserError": "errors",
     "METHODS": "methods",
     "Settings": "method",
     "make_method": "methods",

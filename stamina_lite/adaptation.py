@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import metrics
 from .adapters import Layer
-from .data import UserError
+from .errors import UserError
 from .method import Method
 
 

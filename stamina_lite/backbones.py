@@ -6,7 +6,7 @@ from safetensors import SafetensorError
 
 from .bases import check_device
 from .checkpoint import read_json
-from .data import UserError
+from .errors import UserError
 
 EMBEDDED = {"mini": Path(__file__).parent / "assets" / "vit"}
 WRONG = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, SafetensorError)

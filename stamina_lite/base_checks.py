@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .data import UserError
+from .errors import UserError
 
 CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}

@@ -20,7 +20,7 @@ from .base_checks import (
     weight_files,
     weights_in,
 )
-from .data import UserError
+from .errors import UserError
 from .saving import save_in_fp32
 
 EMBEDDED = {"mini": Path(__file__).parent / "assets" / "mini"}

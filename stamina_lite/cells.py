@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import metrics
 from .checkpoint import read_json
-from .data import UserError
+from .errors import UserError
 from .grid import SEAL, Cell, check_seal, load_grid
 
 ENDS = 5  # "first" and "last" are this share of the tasks: the first and the last fifth

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .data import UserError
+from .errors import UserError
 
 
 @contextmanager

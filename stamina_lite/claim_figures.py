@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL.Image import Image
 
 from .cells import TOKEN, Found, Number, by_concept, drift, gain, gains_by_task, number, of_row, rows_of
-from .data import UserError
+from .errors import UserError
 from .metrics import mean_interval
 from .plots import colour, kept_pictures, name_points, sheet
 

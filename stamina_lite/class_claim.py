@@ -14,7 +14,7 @@ from torch import Tensor
 from .cells import Found, Number, of_row, read_cells, rows_of
 from .checkpoint import read_json
 from .claim import missing, verdict
-from .data import UserError
+from .errors import UserError
 from .grid import load_grid
 from .studies import tuning_table
 from .tables import shown, table

@@ -13,7 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from .data import UserError, to_8_bit
+from .data import to_8_bit
+from .errors import UserError
 
 ENLARGED = 256 / 224  # test pictures are this much larger than what is cut from their middle
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # what is cut to train on: share of the area, and width to height

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import methods, prompts
 from .adapters import Full, Layer, LowRank
-from .data import UserError
+from .errors import UserError
 from .method import AdapterSettings, Method
 from .subspaces import grow, input_covariances, leading
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from . import metrics
 from .cells import Number
-from .data import UserError
+from .errors import UserError
 from .plots import name_points
 
 FAMILIES = {  # colours of Okabe and Ito by family, told apart by the colour-blind too; a line style within a family

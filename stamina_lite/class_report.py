@@ -4,7 +4,7 @@ from html import escape
 
 from . import class_plots
 from .class_sequence import MEASURES
-from .data import UserError
+from .errors import UserError
 from .page import bullets, drawn, table
 
 FIGURES = (

@@ -14,7 +14,7 @@ from .checkpoint import load_task, read_record, write_json
 from .class_methods import make_class_method
 from .class_sets import ClassSet, class_tasks, of_classes, task_pictures
 from .classification import Classifier, LearnedClasses
-from .data import UserError
+from .errors import UserError
 from .runs import Run, peak_memory, records_of, shown
 
 

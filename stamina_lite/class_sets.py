@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .class_files import Files
-from .data import UserError
+from .errors import UserError
 
 RENDITIONS = Path(__file__).parent / "assets" / "renditions"
 IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split

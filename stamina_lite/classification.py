@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from .adaptation import Adaptation, Change, check_finite, check_trained, withdraw
 from .adapters import Layer, every_weight, parts_of
 from .class_sets import TaskPictures
-from .data import UserError
 from .drawing import seeded
+from .errors import UserError
 from .method import Method
 from .prompts import Pool, PrefixAttention
 

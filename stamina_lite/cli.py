@@ -11,6 +11,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+from .errors import UserError
 from .options import DEVICE, Parser, add_run_options, at_least, folder, given_settings, refuse_options, scale
 
 OUT_OF_MEMORY = (
@@ -32,11 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stamina-lite: interrupted; the same command goes on where this one was", file=sys.stderr)
         return 130
-    except ValueError as error:
-        from .data import UserError
-
-        if not isinstance(error, UserError):
-            raise
+    except UserError as error:
         print("stamina-lite:", *str(error).split(), file=sys.stderr)
         return 2
     except RuntimeError as error:
@@ -123,7 +120,7 @@ def parser() -> Parser:
 
 def learn(args) -> None:
     """Learn folders of pictures, one concept after another; a run that exists goes on."""
-    from .data import UserError, concepts
+    from .data import concepts
 
     settings = checked_settings(args)
     found = [concept for folder in args.folders for concept in concepts(folder)]
@@ -175,7 +172,7 @@ def bench(args) -> None:
 
 def bench_concepts(args) -> None:
     """Concepts, learned by a text-to-image model."""
-    from .data import UserError, concepts, set_hash
+    from .data import concepts, set_hash
     from .evaluation import Evaluation
     from .features import features
     from .report import MEASURES

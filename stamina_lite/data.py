@@ -19,6 +19,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .errors import UserError
+
 ASSETS = Path(__file__).parent / "assets" / "concepts"
 SETS = ("mini50", "people25", "falls25", "mini10", "tune5", "tune20")
 REAL = "celeba-landmarks50"
@@ -26,10 +28,6 @@ HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # 
 ORDERS = ("alternate", "people first", "waterfalls first")
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-
-
-class UserError(ValueError):
-    """A mistake of the user's. Its one line says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from . import parallel, past, tokens
 from .adaptation import Adaptation, Change, check_finite, check_trained, withdraw
 from .adapters import Layer, every_weight, layers_of
-from .data import Concept, UserError
+from .data import Concept
 from .drawing import GUIDANCE, Drawing, seeded
+from .errors import UserError
 from .method import Method
 from .pictures import Pictures, described
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from . import tokens
-from .data import UserError, check_prompt
+from .data import check_prompt
+from .errors import UserError
 from .pictures import PROMPT
 from .saving import save_in_fp32
 

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import metrics
-from .data import Concept, UserError
+from .data import Concept
 from .drawing import DRAWING_STEPS, GUIDANCE
+from .errors import UserError
 from .features import Features
 from .images import from_folder, save_pictures, to_pil
 from .pictures import PROMPT

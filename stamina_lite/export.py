@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .adapters import Layer, layers_of
 from .checkpoint import read_json, write_json, write_tensors
-from .data import UserError
 from .diffusion import CROSS_ATTENTION
 from .drawing import seeded
+from .errors import UserError
 from .past import save_past
 from .pictures import PROMPT
 from .sequence import ContinualLearner

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .data import UserError
+from .errors import UserError
 
 CLIP = "openai/clip-vit-large-patch14"  # the CLIP whose text half Stable Diffusion 1.x reads prompts with
 LITE0 = Path(__file__).parent / "assets" / "lite0.safetensors"

@@ -20,7 +20,8 @@ import yaml
 from .checkpoint import read_json, sha256, write_json
 from .class_methods import make_class_method
 from .class_sets import CLASS_SETS
-from .data import ORDERS, SETS, UserError
+from .data import ORDERS, SETS
+from .errors import UserError
 from .methods import make_method
 
 SEAL = "cell.json"

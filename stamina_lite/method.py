@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import Layer, LowRank, Update
-from .data import UserError
 from .drawing import GUIDANCE
+from .errors import UserError
 from .masks import FactorMask, FreeMask, MLPMask, RandomMask
 from .pictures import Pictures
 from .tokens import Vector

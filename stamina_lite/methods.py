@@ -6,7 +6,7 @@ import torch
 
 from .adapters import Full, Layer, MaskedLowRank
 from .closed_form import fisher_diagonal, merge
-from .data import UserError
+from .errors import UserError
 from .method import MASKS, Method
 from .pictures import PROMPT, described
 from .tokens import MLP

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .errors import UserError
+
 # Options that are fields of `method.AdapterSettings`; what is not given keeps the method's default.
 SETTINGS = {
     "batch": (int, "pictures a step"),
@@ -120,8 +122,6 @@ def given_settings(args: argparse.Namespace) -> dict:
 
 def refuse_options(args: argparse.Namespace, names: list[str], meant: str) -> None:
     """Raise UserError for an option that says nothing of what is learned."""
-    from .data import UserError
-
     for name in names:
         if getattr(args, name) not in (None, False):
             raise UserError(f"--{name.replace('_', '-')} is for {meant}: leave it out")

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .data import UserError
+from .errors import UserError
 
 WAIT = timedelta(hours=12)  # the others wait while the first measures
 

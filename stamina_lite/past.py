@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from .adaptation import tensors_of
 from .checkpoint import write_tensors
-from .data import UserError
+from .errors import UserError
 
 PAST = "past.safetensors"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .checkpoint import load_task, read_json
-from .data import UserError
+from .errors import UserError
 
 # Methods that meet in one figure have Okabe and Ito's colours, told apart by the colour-blind too; others are shades
 # of their family's hue and always stand beside their name. A method has its colour in every figure.

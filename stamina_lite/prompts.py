@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import UserError
+from .errors import UserError
 from .method import Method
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from . import class_plots, class_report, plots
 from .checkpoint import read_json, read_record, write_text, writing
-from .data import UserError
+from .errors import UserError
 from .grid import check_seal
 from .page import STYLE, bullets, drawn, inline, table
 

@@ -16,7 +16,7 @@ import papermill
 import yaml
 
 from .checkpoint import write_json
-from .data import UserError
+from .errors import UserError
 from .grid import Cell as Run
 from .grid import read_grid
 

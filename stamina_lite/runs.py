@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import read_record, save_task, task_info, write_json, write_text, writing
-from .data import UserError
+from .errors import UserError
 from .versions import versions
 
 UNTOLD = ("base_weights",)  # what run.json of older runs does not tell

@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 
 from . import adaptation, parallel
 from .checkpoint import load_task, read_record, write_json
-from .data import Concept, UserError, check_tokens, set_hash
+from .data import Concept, check_tokens, set_hash
 from .diffusion import Learned, TextToImage
+from .errors import UserError
 from .evaluation import Evaluation
 from .images import to_pil
 from .methods import make_method

@@ -8,7 +8,8 @@ import ipywidgets
 import numpy as np
 from PIL import Image
 
-from .data import Concept, UserError, read_image
+from .data import Concept, read_image
+from .errors import UserError
 from .plots import kept_pictures
 
 COLUMNS, SIDE = 8, 96  # pictures a row, and their size on the screen

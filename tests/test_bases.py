@@ -10,9 +10,10 @@ from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from stamina_lite import ContinualLearner, concepts, load_base, make_method
-from stamina_lite.bases import EMBEDDED, UserError
+from stamina_lite.bases import EMBEDDED
 from stamina_lite.diffusion import TextToImage
 from stamina_lite.drawing import seeded
+from stamina_lite.errors import UserError
 
 
 def test_what_is_loaded_is_what_stock_code_loads(tiny_folder):

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from stamina_lite import cells, claim, claim_figures, class_claim, studies
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.grid import SEAL, load_grid, results_hash
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))

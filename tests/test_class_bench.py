@@ -9,7 +9,7 @@ from PIL import Image
 
 from stamina_lite import cli
 from stamina_lite.backbones import load_backbone
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 QUICK = ["--concepts", "6", "--tasks", "3", "--epochs", "1", "--rank", "2"]
 SHAPE = {"img_size": 64, "patch_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from stamina_lite import class_files
 from stamina_lite.class_files import Files, crop_box, cut
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 
 @pytest.fixture

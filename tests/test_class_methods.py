@@ -11,7 +11,7 @@ from stamina_lite import methods
 from stamina_lite.class_methods import CLASS_METHODS, ClassSettings, make_class_method
 from stamina_lite.class_sets import TaskPictures, of_classes, task_pictures
 from stamina_lite.classification import Classifier
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.grid import load_grid
 from stamina_lite.subspaces import grow, input_covariances, leading
 

@@ -7,7 +7,7 @@ import pytest
 
 from stamina_lite import class_plots
 from stamina_lite.cells import Number
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.report import write_report
 
 R = [[90.0], [80.0, 85.0], [70.0, 88.0, 80.0]]

@@ -10,7 +10,7 @@ from stamina_lite.class_methods import make_class_method
 from stamina_lite.class_sequence import ContinualClassifier
 from stamina_lite.class_sets import task_pictures
 from stamina_lite.classification import Classifier
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "drawn": 4, "lr": 0.001}
 

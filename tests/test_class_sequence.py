@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from stamina_lite.class_sequence import ContinualClassifier
 from stamina_lite.class_sets import ClassSet, of_classes
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 FEW = {"epochs": 1, "batch": 8, "rank": 2, "mask_rank": 2, "drawn": 4}
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from stamina_lite import class_sets
 from stamina_lite.class_sets import class_order, class_tasks, imagenet_r, of_classes, renditions, resized_crop
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 
 CLASSES = ["n03", "n01", "n02"]  # label 0, 1, 2: not in the order of their names
 

@@ -11,7 +11,8 @@ from PIL import Image
 from transformers import AddedToken
 
 from stamina_lite import data
-from stamina_lite.data import UserError, check_prompt, check_tokens, concepts, read_image, set_hash
+from stamina_lite.data import check_prompt, check_tokens, concepts, read_image, set_hash
+from stamina_lite.errors import UserError
 
 RED = (255, 0, 0)
 

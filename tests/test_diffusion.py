@@ -5,9 +5,9 @@ from torch import nn
 from stamina_lite import concepts, load_base
 from stamina_lite.adaptation import Adaptation
 from stamina_lite.adapters import Layer
-from stamina_lite.data import UserError
 from stamina_lite.diffusion import TextToImage
 from stamina_lite.drawing import seeded
+from stamina_lite.errors import UserError
 from stamina_lite.masks import Mask
 from stamina_lite.methods import METHODS, make_method
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from stamina_lite import load_base
-from stamina_lite.data import ASSETS, SETS, UserError, concepts, read_image
+from stamina_lite.data import ASSETS, SETS, concepts, read_image
+from stamina_lite.errors import UserError
 
 
 @pytest.fixture(scope="module")

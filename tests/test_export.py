@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stamina_lite import ContinualLearner, cli, concepts, load_base
-from stamina_lite.data import UserError
 from stamina_lite.drawing import seeded
+from stamina_lite.errors import UserError
 from stamina_lite.export import LORA, answers, export, factorise, lora_key
 from stamina_lite.methods import make_method
 from stamina_lite.past import PAST

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import stamina_lite.features as module
-from stamina_lite.data import UserError
 from stamina_lite.data import concepts as concepts_of
+from stamina_lite.errors import UserError
 from stamina_lite.evaluation import reference_features
 from stamina_lite.features import Clip, features, prepare
 from stamina_lite.metrics import concept_accuracy, mmd2

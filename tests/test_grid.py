@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from stamina_lite import cli
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.grid import SEAL, check_seal, load_grid, results_hash
 from stamina_lite.methods import METHODS
 from stamina_lite.report import write_report

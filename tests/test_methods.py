@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from stamina_lite.adapters import Layer, LowRank, MaskedLowRank
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.method import Settings
 from stamina_lite.methods import METHODS, l_forget, make_method
 from stamina_lite.tokens import MLP, Vector

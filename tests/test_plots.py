@@ -13,7 +13,8 @@ from PIL import Image
 
 from stamina_lite import plots
 from stamina_lite.checkpoint import save_task
-from stamina_lite.data import UserError, concepts
+from stamina_lite.data import concepts
+from stamina_lite.errors import UserError
 from stamina_lite.methods import METHODS
 from stamina_lite.metrics import mask_overlap
 from stamina_lite.widgets import gallery

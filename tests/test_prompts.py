@@ -3,7 +3,7 @@ import timm
 import torch
 from torch.nn.functional import normalize
 
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.method import AdapterSettings
 from stamina_lite.prompts import (
     L2P,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_plots import made_up
 
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.report import MEASURES, write_report
 
 

@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from stamina_lite import cli
 from stamina_lite import reproduce as module
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.reproduce import reproduce
 
 PARAMETERS = 'RATE = 0.5  # type: how fast\nWHERE = "here"  # type: a folder\nFAIL = False'

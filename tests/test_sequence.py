@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stamina_lite import ContinualLearner, concepts, load_base
-from stamina_lite.data import UserError
+from stamina_lite.errors import UserError
 from stamina_lite.sequence import open_run
 
 FEW = {"steps": 4, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}

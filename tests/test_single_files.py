@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from stamina_lite import cli, load_base
-from stamina_lite.bases import UserError
+from stamina_lite.errors import UserError
 
 
 def original_unet(unet) -> dict:
