@@ -23,6 +23,7 @@ OUT_OF_MEMORY = (
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args = parser().parse_args(argv)
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds")  # Pillow's, of a panorama
     try:
         code = args.run(args) or 0
         sys.stdout.flush()
@@ -327,11 +328,8 @@ def open_learner(args, found, settings: dict, about: dict):
 
 
 def quiet() -> None:
-    """Keep the loading bars and advice of diffusers and transformers off the screen, and Pillow's."""
-    from PIL import Image
-
+    """Keep the loading bars and advice of diffusers and transformers off the screen."""
     warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # panoramas of 90 to 179 million pixels
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

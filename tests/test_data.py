@@ -10,7 +10,7 @@ from base_models import make_tokenizer
 from PIL import Image
 from transformers import AddedToken
 
-from stamina_lite import data
+from stamina_lite import cli, data
 from stamina_lite.data import check_prompt, check_tokens, concepts, read_image, set_hash
 from stamina_lite.errors import UserError
 
@@ -132,6 +132,14 @@ def test_a_panorama_20000_pixels_wide_is_read(tmp_path):
     for name in ("wide.png", "wide.jpg"):
         with pytest.warns(Image.DecompressionBombWarning):
             assert is_colour(read_image(save(tmp_path / name, wide), 16), (51, 51, 51))
+
+
+def test_commands_read_a_panorama_without_a_warning(tmp_path, recwarn):
+    save(tmp_path / "toy" / "wide.png", Image.new("L", (20_000, 4_600), 51))
+    assert (
+        cli.main(["learn", str(tmp_path / "toy"), "--out", str(tmp_path / "toy"), "--method", "ti"]) == 2
+    )  # it has read them by then
+    assert not [w for w in recwarn if w.category is Image.DecompressionBombWarning]
 
 
 def test_pillows_limit_stays_while_a_picture_is_decoded(tmp_path, monkeypatch):
