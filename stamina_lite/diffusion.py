@@ -16,7 +16,7 @@ from .data import Concept
 from .drawing import GUIDANCE, Drawing, seeded
 from .errors import UserError
 from .method import Method
-from .pictures import Pictures, described
+from .pictures import PROMPT, Pictures, described
 
 CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
 
@@ -180,6 +180,15 @@ class TextToImage(Drawing):
                     layer.restore(weight)
             self.prior = Pictures(latents, prompts, torch.tensor(which)[:, None])
         return self.prior
+
+    def past_pictures(self, n: int, generator: torch.Generator, guidance: float = GUIDANCE) -> Pictures | None:
+        """n pictures that the model as it is draws of its past concepts in turn; None before the second concept."""
+        past = list(self.custom)[:-1]  # the last is the concept to be learned
+        if not past:
+            return None
+        subjects = [past[k % len(past)] for k in range(n)]
+        prompts = [PROMPT.format(token) for token in subjects]
+        return described(self.imagine(prompts, generator, guidance), subjects)
 
 
 def target(scheduler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

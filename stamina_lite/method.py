@@ -11,7 +11,6 @@ from .adapters import Layer, LowRank, Update
 from .drawing import GUIDANCE
 from .errors import UserError
 from .masks import FactorMask, FreeMask, MLPMask, RandomMask
-from .pictures import Pictures
 from .tokens import Vector
 
 POSITIVE = ("steps", "epochs", "batch", "rank", "mask_rank", "temperature", "lr", "lr_token", "lr_head", "drawn")
@@ -109,7 +108,7 @@ class Method:
     def begin(self, model, pictures) -> None:
         """Before a task: what the weights should be when it starts."""
 
-    def beside(self, model, generator: torch.Generator) -> Pictures | None:
+    def beside(self, model, generator: torch.Generator) -> Any:
         """Pictures that are trained beside the concept's, weighed by `prior` if that is above zero, or None."""
         prompts = [prompt.strip() for prompt in self.settings.prior_prompts.split(";")]
         return model.base_pictures(prompts, self.settings.drawn, self.settings.guidance)

@@ -8,7 +8,6 @@ from .adapters import Full, Layer, MaskedLowRank
 from .closed_form import fisher_diagonal, merge
 from .errors import UserError
 from .method import MASKS, Method
-from .pictures import PROMPT, described
 from .tokens import MLP
 
 
@@ -209,12 +208,7 @@ class GenerativeReplay(CustomDiffusion):
     defaults = {"lr": 3e-4, "lr_token": 2e-2, "prior": 1.0}
 
     def beside(self, model, generator):
-        past = list(model.custom)[:-1]  # the last is the concept to be learned
-        if not past:
-            return None
-        drawn = [past[k % len(past)] for k in range(self.settings.drawn)]
-        prompts = [PROMPT.format(token) for token in drawn]
-        return described(model.imagine(prompts, generator, self.settings.guidance), drawn)
+        return model.past_pictures(self.settings.drawn, generator, self.settings.guidance)
 
 
 class CustomDiffusionEWC(CustomDiffusion):
