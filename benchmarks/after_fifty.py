@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 import yaml
 
-from stamina_lite import ContinualLearner, concepts, make_method, metrics
-from stamina_lite.bases import load_recorded
-from stamina_lite.checkpoint import read_json, write_json
-from stamina_lite.evaluation import picture_seed, reference_features
-from stamina_lite.features import features
-from stamina_lite.grid import check_seal
-from stamina_lite.pictures import PROMPT
-from stamina_lite.sequence import open_run
-from stamina_lite.versions import versions
+from stamina_lite import ContinualLearner, concepts, make_method, measures
+from stamina_lite.diffusion.bases import load_recorded
+from stamina_lite.diffusion.captions import PROMPT
+from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.learner import open_run
+from stamina_lite.measures.features import features
+from stamina_lite.reproduction.grids import check_seal
+from stamina_lite.runs.files import read_json, write_json
+from stamina_lite.runs.versions import versions
 
 
 def learn_five(learner: ContinualLearner, n: int, extractor) -> dict:
@@ -36,7 +36,7 @@ def learn_five(learner: ContinualLearner, n: int, extractor) -> dict:
     def known(k: int) -> tuple[float, float]:
         seeds = [picture_seed(learner.seed, found[k].name, i) for i in range(n)]
         drawn = extractor(learner.model.draw([PROMPT.format(found[k].token)] * n, seeds))
-        return metrics.mmd2(real[k], drawn), metrics.nearest_concepts([drawn], real)[0].count(k) / n
+        return measures.mmd2(real[k], drawn), measures.nearest_concepts([drawn], real)[0].count(k) / n
 
     learned, records = [], []
     for k, concept in enumerate(found):

@@ -8,11 +8,11 @@ A concept's training pictures, which no reference repeats, are classified by the
 import argparse
 from pathlib import Path
 
-from stamina_lite import concepts, load_base, metrics
-from stamina_lite.checkpoint import write_json
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.evaluation import reference_features
-from stamina_lite.features import features
+from stamina_lite import concepts, load_base, measures
+from stamina_lite.diffusion.evaluation import reference_features
+from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.measures.features import features
+from stamina_lite.runs.files import write_json
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     found, rows, size = concepts(args.set), {}, TextToImage(load_base(args.base)).size
     for name, extractor in {"colour": features("lite0"), "greyscale": features("lite0", greyscale=True)}.items():
         real = [reference_features(c, extractor, size) for c in found]
-        accuracy, each = metrics.concept_accuracy([extractor(c.load(size)) for c in found], real)
+        accuracy, each = measures.concept_accuracy([extractor(c.load(size)) for c in found], real)
         rows[name] = {"accuracy": accuracy, "worst": found[each.argmin()].name, "worst_accuracy": each.min().item()}
         print(
             f"{name:10s} {100 * accuracy:.1f} % of real pictures; worst {rows[name]['worst']}, {100 * each.min():.0f} %"

@@ -21,9 +21,11 @@ import matplotlib.pyplot as plt
 import step_tables
 from PIL import Image
 
-from stamina_lite import cells, claim, claim_figures, class_claim, class_plots, concepts, plots, studies
-from stamina_lite.grid import SEAL
-from stamina_lite.images import learned_from
+from stamina_lite import concepts, plots
+from stamina_lite.diffusion.concepts import learned_from
+from stamina_lite.reproduction import claims, class_claims, figures, studies
+from stamina_lite.reproduction.grids import SEAL
+from stamina_lite.reproduction.results import Found, plasticity, read_cells, rows_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
@@ -44,7 +46,7 @@ def store(cell: Path, to: Path, kept: int) -> None:
             shutil.copy(cell / name, to / name)
     if not cell.name.endswith(".alternate.0") or not (cell / "results.json").exists():
         return
-    for name in claim_figures.early_middle_late(plots.load_results(cell)["tasks"]):
+    for name in figures.early_middle_late(plots.load_results(cell)["tasks"]):
         for concept in cell.glob(f"images/after-*/{name}"):
             folder = to / concept.relative_to(cell)
             folder.mkdir(parents=True)
@@ -69,36 +71,36 @@ def save(figure: plt.Figure, file: Path, dpi: int = 110) -> None:
     print(file)
 
 
-def by_row(found: list[cells.Found], rows: tuple[str, ...]) -> list[dict]:
+def by_row(found: list[Found], rows: tuple[str, ...]) -> list[dict]:
     """Results of some rows, told by the row's name: two rows may be one method with other settings."""
     return [{**f.results, "method": f.cell.row} for f in found if f.results and f.cell.row in rows]
 
 
-def figures_of_claim(found: list[cells.Found], home: Path) -> None:
+def figures_of_claim(found: list[Found], home: Path) -> None:
     for draw in (plots.plasticity, plots.forgetting, plots.accuracy):
         save(draw(by_row(found, SHOWN)), home / f"{draw.__name__}.png")
     save(plots.weight_change(by_row(found, (*SHOWN, *LAMBDAS))), home / "weight_change.png")
-    there, real = cells.rows_of(found), concepts("mini50")
+    there, real = rows_of(found), concepts("mini50")
     gaining = [row for row in ("lora-alone", "lora", "c-lora", "stamina") if row in there]
-    save(claim_figures.gain_by_task(found, gaining), home / "gain.png")
-    save(claim_figures.plane(found), home / "plane.png")
-    save(claim_figures.masks(found), home / "masks.png")
+    save(figures.gain_by_task(found, gaining), home / "gain.png")
+    save(figures.plane(found), home / "plane.png")
+    save(figures.masks(found), home / "masks.png")
     for f in found:
         if f.results and f.cell.name.endswith(".alternate.0"):
-            names = claim_figures.early_middle_late(f.results["tasks"])
-            stages = ("learned", "final") if cells.plasticity(f.results) else ("final",)  # all at once: only the end
+            names = figures.early_middle_late(f.results["tasks"])
+            stages = ("learned", "final") if plasticity(f.results) else ("final",)  # all at once: only the end
             sheet = plots.run_sheet(home / f.cell.name, names, stages, KEPT[LARGE], learned_from(real, KEPT[LARGE]))
             save(sheet, home / f"sheet-{f.cell.row}.png", 80)
 
 
-def figures_of_classes(found: list[cells.Found], home: Path) -> None:
+def figures_of_classes(found: list[Found], home: Path) -> None:
     """A_N of every row, and after every one of ten tasks."""
-    drawn = class_claim.draw(found)
-    numbers = {row: {n: drawn.number(row, n, "a_n") for n in drawn.lengths} for row in cells.rows_of(found)}
+    drawn = class_claims.draw(found)
+    numbers = {row: {n: drawn.number(row, n, "a_n") for n in drawn.lengths} for row in rows_of(found)}
     there = {row: {n: number for n, number in of_row.items() if number} for row, of_row in numbers.items()}
-    save(class_plots.ranking({row: of_row for row, of_row in there.items() if of_row}), home / "ranking.png")
+    save(plots.ranking({row: of_row for row, of_row in there.items() if of_row}), home / "ranking.png")
     ten = [f for f in found if f.cell.way == 10]
-    save(class_plots.accuracy_curves(by_row(ten, SHOWN_CLASSES)), home / "accuracy_curves.png")
+    save(plots.accuracy_curves(by_row(ten, SHOWN_CLASSES)), home / "accuracy_curves.png")
 
 
 def main() -> None:
@@ -110,15 +112,15 @@ def main() -> None:
             parser.error(f"{runs} is named after no grid: expected {', '.join(KEPT)}")
         for seal in sorted(runs.glob(f"*/{SEAL}")):
             store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
-    found = {name: cells.read_cells(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
-    blocks = claim.documents(RESULTS, GRIDS) | studies.blocks(RESULTS) | class_claim.blocks(RESULTS, GRIDS)
+    found = {name: read_cells(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
+    blocks = claims.documents(RESULTS, GRIDS) | studies.blocks(RESULTS) | class_claims.blocks(RESULTS, GRIDS)
     blocks |= step_tables.blocks(RESULTS) | class_heads.blocks(RESULTS)
     for name in DOCUMENTS:
         fill(ROOT / name, blocks)
     print(*blocks.values(), sep="\n\n")
     figures_of_claim(found[LARGE], RESULTS / LARGE)
     figures_of_classes(found[CLASSES], RESULTS / CLASSES)
-    every = claim_figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], learned_from(concepts("mini10"), 2))
+    every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], learned_from(concepts("mini10"), 2))
     save(every, RESULTS / SMALL / "gallery.png", 50)
 
 

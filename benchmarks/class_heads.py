@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stamina_lite import class_claim
-from stamina_lite.backbones import load_backbone
-from stamina_lite.checkpoint import read_json, read_record, write_json
-from stamina_lite.class_sequence import ContinualClassifier
-from stamina_lite.class_sets import ClassSet, of_classes, renditions
-from stamina_lite.classification import Classifier
-from stamina_lite.runs import tasks_of
-from stamina_lite.tables import table
+from stamina_lite.classification.backbones import load_backbone
+from stamina_lite.classification.datasets import ClassSet, of_classes, renditions
+from stamina_lite.classification.learner import ContinualClassifier
+from stamina_lite.classification.model import Classifier
+from stamina_lite.reproduction import class_claims
+from stamina_lite.reproduction.tables import table
+from stamina_lite.runs.files import read_json, read_record, write_json
+from stamina_lite.runs.folder import tasks_of
 
 ROWS = ("ub", "ft", "coda-p", "lora", "c-lora", "stamina", "stamina-no-mask")
 KINDS = ("own head", "means kept", "means anew")
@@ -70,7 +70,7 @@ def measure(run: Path, data: ClassSet) -> dict:
 def drawn(run: dict, kind: str) -> Tensor:
     """A_N in every draw of the classes, as class_claim draws them."""
     results = {"method": kind, "tasks": run["tasks"], "asked": run["asked"], "right": [run["right"][kind]]}
-    return class_claim.a_n(class_claim.accuracies(results))
+    return class_claims.a_n(class_claims.accuracies(results))
 
 
 def heads_table(report: dict) -> str:
@@ -98,7 +98,7 @@ def pairs_table(report: dict) -> str:
 
 
 def text(runs: dict) -> str:
-    number = class_claim.number(runs)
+    number = class_claims.number(runs)
     return number.text(1) if number else "–"
 
 

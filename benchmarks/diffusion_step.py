@@ -32,10 +32,10 @@ from step_arithmetic import Machine, Work, measure_machine, synchronize
 from stock_loops import CROSS_KV, LOOPS, make_loop
 
 from stamina_lite import ContinualLearner, concepts, make_method
-from stamina_lite.checkpoint import write_json
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.runs import peak_memory
-from stamina_lite.versions import versions
+from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.runs.devices import peak_memory
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 METHODS = memory.METHODS
 PARTS = ("floor", "ours", "stock", "folded", "concepts")

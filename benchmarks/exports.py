@@ -15,10 +15,10 @@ import stable_diffusion
 import torch
 
 from stamina_lite import ContinualLearner, concepts, load_base
-from stamina_lite.checkpoint import write_json
 from stamina_lite.cli import quiet
-from stamina_lite.export import export
-from stamina_lite.versions import versions
+from stamina_lite.diffusion.export import export
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 KINDS = (
     ("diffusers", "diffusers", None),

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stamina_lite import metrics
-from stamina_lite.backbones import load_backbone
-from stamina_lite.checkpoint import write_json
-from stamina_lite.class_sequence import fingerprint
-from stamina_lite.class_sets import Decoded, renditions
-from stamina_lite.features import features
-from stamina_lite.versions import versions
+from stamina_lite import measures
+from stamina_lite.classification.backbones import load_backbone
+from stamina_lite.classification.datasets import Decoded, renditions
+from stamina_lite.classification.learner import fingerprint
+from stamina_lite.measures.features import features
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 
 def of_vit(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def probe(x: Tensor, labels: Tensor, weight_decay: float = 1e-4) -> torch.nn.Lin
 def known(right: Tensor) -> dict:
     """Share of test pictures in percent, with an interval over them."""
     each = (100 * right.double()).tolist()
-    return {"mean": sum(each) / len(each), "interval": metrics.mean_interval(each)}
+    return {"mean": sum(each) / len(each), "interval": measures.mean_interval(each)}
 
 
 def main() -> None:

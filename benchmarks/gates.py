@@ -14,16 +14,17 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from stamina_lite import concepts, load_base, make_method, metrics
-from stamina_lite.adapters import layers_of
-from stamina_lite.checkpoint import write_json
-from stamina_lite.data import ASSETS
-from stamina_lite.diffusion import CROSS_ATTENTION, TextToImage
-from stamina_lite.drawing import GUIDANCE
-from stamina_lite.evaluation import picture_seed, reference_features
-from stamina_lite.features import features
-from stamina_lite.images import save_pictures, to_pil
-from stamina_lite.sequence import fingerprint
+from stamina_lite import concepts, load_base, make_method, measures
+from stamina_lite.core.layers import layers_of
+from stamina_lite.core.settings import GUIDANCE
+from stamina_lite.diffusion.concepts import ASSETS
+from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.learner import fingerprint
+from stamina_lite.diffusion.model import CROSS_ATTENTION, TextToImage
+from stamina_lite.diffusion.pictures import save_pictures
+from stamina_lite.images import to_pil
+from stamina_lite.measures.features import features
+from stamina_lite.runs.files import write_json
 
 
 def attribute_prompt(name: str) -> str:
@@ -44,7 +45,7 @@ def pictures(base: str, concept, method: str, n: int, seed: int, settings: dict,
 
 def interval(hits: torch.Tensor) -> list[float]:
     """95 % bootstrap interval of the accuracy in per cent, over concepts: the unit that was drawn."""
-    return [round(100 * bound, 1) for bound in metrics.mean_interval(hits.tolist())]
+    return [round(100 * bound, 1) for bound in measures.mean_interval(hits.tolist())]
 
 
 def begun(file: Path, about: dict) -> dict:
@@ -94,7 +95,7 @@ def main() -> None:
                 save_pictures(args.keep / method.replace(" ", "-") / concept.name, to_pil(drawn))
             x = extractor(drawn)
             hits = (x @ means.T).argmax(1) == j
-            rows[concept.name] = {"accuracy": hits.float().mean().item(), "mmd": metrics.mmd2(real[j], x)}
+            rows[concept.name] = {"accuracy": hits.float().mean().item(), "mmd": measures.mmd2(real[j], x)}
             write_json(args.out, report)
         hits = torch.tensor([r["accuracy"] for r in rows.values()])
         report["methods"][method] |= {

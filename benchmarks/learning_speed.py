@@ -14,16 +14,18 @@ from pathlib import Path
 import torch
 from steps import learn_and_look
 
-from stamina_lite import concepts, metrics, studies, tokens
-from stamina_lite.bases import load_recorded
-from stamina_lite.checkpoint import read_json, write_json
-from stamina_lite.drawing import seeded
-from stamina_lite.evaluation import picture_seed, reference_features
-from stamina_lite.features import features
-from stamina_lite.grid import check_seal
-from stamina_lite.pictures import PROMPT
-from stamina_lite.sequence import open_run
-from stamina_lite.versions import versions
+from stamina_lite import concepts, measures
+from stamina_lite.core import tokens
+from stamina_lite.core.seeds import seeded
+from stamina_lite.diffusion.bases import load_recorded
+from stamina_lite.diffusion.captions import PROMPT
+from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.learner import open_run
+from stamina_lite.measures.features import features
+from stamina_lite.reproduction import studies
+from stamina_lite.reproduction.grids import check_seal
+from stamina_lite.runs.files import read_json, write_json
+from stamina_lite.runs.versions import versions
 
 LOOKS = (0, 5, 10, 15, 20, 30, 40, 50, 60)  # steps trained when pictures are drawn
 
@@ -39,7 +41,7 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     found = []
 
     def look() -> None:
-        found.append(metrics.mmd2(real, extractor(learner.model.draw([PROMPT.format(concept.token)] * n, seeds))))
+        found.append(measures.mmd2(real, extractor(learner.model.draw([PROMPT.format(concept.token)] * n, seeds))))
 
     begin = tokens.random_start(learner.model.table, learner.model.words, seeded(about["seed"], task, 0))
     learner.model.add_token(concept.token, begin)

@@ -13,13 +13,21 @@ from pathlib import Path
 
 import torch
 
-from stamina_lite import concepts, load_base, studies
-from stamina_lite.checkpoint import read_json, write_json
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.drawing import seeded
-from stamina_lite.methods import Stamina, StaminaFreeMask, StaminaNoMask, StaminaNoSparsity, StaminaRandomMask, l_forget
-from stamina_lite.pictures import described
-from stamina_lite.versions import versions
+from stamina_lite import concepts, load_base
+from stamina_lite.core.seeds import seeded
+from stamina_lite.diffusion.captions import described
+from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.methods.lora import (
+    Stamina,
+    StaminaFreeMask,
+    StaminaNoMask,
+    StaminaNoSparsity,
+    StaminaRandomMask,
+    l_forget,
+)
+from stamina_lite.reproduction import studies
+from stamina_lite.runs.files import read_json, write_json
+from stamina_lite.runs.versions import versions
 
 
 class AnEighthOpen(Stamina):

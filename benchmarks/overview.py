@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from stamina_lite import concepts
-from stamina_lite.bases import load_recorded
+from stamina_lite.diffusion.bases import load_recorded
+from stamina_lite.diffusion.learner import open_run
 from stamina_lite.images import to_pil
-from stamina_lite.sequence import open_run
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from stamina_lite import studies
-from stamina_lite.checkpoint import read_json, write_json
-from stamina_lite.grid import load_grid, option
-from stamina_lite.versions import versions
+from stamina_lite.reproduction import studies
+from stamina_lite.reproduction.grids import load_grid, option
+from stamina_lite.runs.files import read_json, write_json
+from stamina_lite.runs.versions import versions
 
 GRID = Path(__file__).parents[1] / "notebooks" / "params" / "claim50.yaml"
 KEPT = ("tasks", "plasticity", "a_mmd_each", "f_mmd_each", "concept_accuracy_each", "concept_accuracy_when_learned")

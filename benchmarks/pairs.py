@@ -13,18 +13,18 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from stamina_lite import concepts, load_base, metrics, plots
-from stamina_lite.bases import load_recorded
-from stamina_lite.checkpoint import read_json, write_json
-from stamina_lite.composition import Pair, detect, pasted
-from stamina_lite.diffusion import TextToImage
+from stamina_lite import concepts, load_base, measures, plots
+from stamina_lite.diffusion.bases import load_recorded
+from stamina_lite.diffusion.composition import Pair, detect, pasted
+from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.learner import open_run
+from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
-from stamina_lite.evaluation import picture_seed, reference_features
-from stamina_lite.features import features
-from stamina_lite.grid import check_seal
 from stamina_lite.images import to_pil
-from stamina_lite.sequence import open_run
-from stamina_lite.versions import versions
+from stamina_lite.measures.features import features
+from stamina_lite.reproduction.grids import check_seal
+from stamina_lite.runs.files import read_json, write_json
+from stamina_lite.runs.versions import versions
 
 KINDS = {"two people": False, "a person before a waterfall": True}
 SHOWN = 6  # pictures of a pair on a sheet
@@ -49,9 +49,9 @@ def measure(draw, kinds: dict[str, list[Pair]], real: dict, extractor) -> dict:
     for kind, pairs in kinds.items():
         each = [detect(draw(p), p, real, falls if p.scene else real, extractor) for p in pairs]
         both = [e["both"] for e in each]
-        low, high = metrics.mean_interval(both)
+        low, high = measures.mean_interval(both)
         means = {key: sum(e[key] for e in each) / len(each) for key in ("both", "one", "nearer")}
-        nearer = metrics.mean_interval([e["nearer"] for e in each])
+        nearer = measures.mean_interval([e["nearer"] for e in each])
         found[kind] = means | {"both_interval": (low, high), "nearer_interval": nearer, "each": each}
     return found
 

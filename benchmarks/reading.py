@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
-from stamina_lite.checkpoint import write_json
-from stamina_lite.class_files import Files, read
-from stamina_lite.class_sets import renditions
-from stamina_lite.versions import versions
+from stamina_lite.classification.datasets import renditions
+from stamina_lite.classification.image_files import Files, read
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 BATCH = 128
 

@@ -18,12 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from stamina_lite import make_method, tokens
-from stamina_lite.adaptation import Adaptation, on_device
-from stamina_lite.adapters import layers_of
-from stamina_lite.diffusion import CROSS_ATTENTION
-from stamina_lite.drawing import seeded
-from stamina_lite.masks import MLPMask
+from stamina_lite import make_method
+from stamina_lite.core import tokens
+from stamina_lite.core.adaptation import Adaptation
+from stamina_lite.core.layers import layers_of
+from stamina_lite.core.masks import MLPMask
+from stamina_lite.core.seeds import on_device, seeded
+from stamina_lite.diffusion.model import CROSS_ATTENTION
 
 
 @dataclass

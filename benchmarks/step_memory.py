@@ -22,9 +22,9 @@ from stock_loops import LOOPS, make_loop
 from torch import Tensor
 
 from stamina_lite import concepts, make_method
-from stamina_lite.checkpoint import write_json
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.versions import versions
+from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 METHODS = ("ti++", "lora", "c-lora", "stamina")
 KINDS = "counted", "computed"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from stamina_lite.checkpoint import read_json
-from stamina_lite.tables import table
+from stamina_lite.reproduction.tables import table
+from stamina_lite.runs.files import read_json
 
 
 def memory_table(report: dict) -> str:

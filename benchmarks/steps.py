@@ -15,15 +15,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from stamina_lite import concepts, load_base, make_method, metrics
-from stamina_lite.checkpoint import read_json, write_json
-from stamina_lite.data import Concept
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.evaluation import picture_seed, reference_features
-from stamina_lite.features import features
-from stamina_lite.pictures import PROMPT
-from stamina_lite.sequence import fingerprint
-from stamina_lite.versions import versions
+from stamina_lite import concepts, load_base, make_method, measures
+from stamina_lite.diffusion.captions import PROMPT
+from stamina_lite.diffusion.concepts import Concept
+from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.learner import fingerprint
+from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.measures.features import features
+from stamina_lite.runs.files import read_json, write_json
+from stamina_lite.runs.versions import versions
 
 STEPS = (30, 60, 120, 240, 480)
 METHODS = ("ti", "lora", "stamina")
@@ -59,7 +59,7 @@ def curve(concept: Concept, name: str, rate: float, args, means: torch.Tensor, j
 
     def look() -> None:
         x = extractor(model.draw([PROMPT.format(concept.token)] * args.pictures, seeds))
-        found["mmd"].append(round(metrics.mmd2(real, x), 4))
+        found["mmd"].append(round(measures.mmd2(real, x), 4))
         found["accuracy"].append(round(((x @ means.T).argmax(1) == j).float().mean().item(), 4))
 
     learn_and_look(model, concept, method, args.seed, 1, STEPS, look)

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
-from stamina_lite.reproduce import NOTEBOOKS
+from stamina_lite.reproduction.notebooks import NOTEBOOKS
 
 
 def packed(png: str) -> str:

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from stamina_lite import concepts, load_base, make_method
-from stamina_lite.diffusion import TextToImage, target
-from stamina_lite.pictures import TEMPLATES
-from stamina_lite.versions import versions
+from stamina_lite.diffusion.captions import TEMPLATES
+from stamina_lite.diffusion.model import TextToImage, target
+from stamina_lite.runs.versions import versions
 
 
 def ours(base: str, method: str, steps: int) -> float:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stamina_lite.checkpoint import write_json
+from stamina_lite.runs.files import write_json
 
 OWN = {  # four combinations each
     "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},  # so that one of the last two is among these

@@ -15,8 +15,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stamina_lite.checkpoint import read_json, write_json
-from stamina_lite.class_methods import CLASS_METHODS, ClassSettings
+from stamina_lite.core.settings import ClassSettings
+from stamina_lite.methods.registry import CLASS_METHODS
+from stamina_lite.runs.files import read_json, write_json
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 OWN = {  # four combinations each

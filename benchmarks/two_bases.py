@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from stamina_lite import concepts, load_base, make_method
-from stamina_lite.checkpoint import write_json
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.versions import versions
+from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 METHODS = ("ti", "lora", "stamina")
 STEPS, PICTURES = 12, 8

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from class_heads import class_means, described
 
-from stamina_lite.backbones import load_backbone
-from stamina_lite.checkpoint import write_json
-from stamina_lite.class_methods import make_class_method
-from stamina_lite.class_sequence import fingerprint
-from stamina_lite.class_sets import renditions
-from stamina_lite.classification import Classifier
-from stamina_lite.versions import versions
+from stamina_lite.classification.backbones import load_backbone
+from stamina_lite.classification.datasets import renditions
+from stamina_lite.classification.learner import fingerprint
+from stamina_lite.classification.model import Classifier
+from stamina_lite.methods.registry import make_class_method
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 ROWS = ("ncm", "l2p++", "deep-l2p++", "dualprompt", "coda-p")
 DRAWS = 5

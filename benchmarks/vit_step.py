@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from held import Held
 from step_tables import vit_table
 
-from stamina_lite.backbones import precision
-from stamina_lite.checkpoint import write_json
-from stamina_lite.class_methods import make_class_method
-from stamina_lite.class_sets import Decoded, task_pictures
-from stamina_lite.classification import Classifier
-from stamina_lite.versions import versions
+from stamina_lite.classification.backbones import precision
+from stamina_lite.classification.datasets import Decoded, task_pictures
+from stamina_lite.classification.model import Classifier
+from stamina_lite.methods.registry import make_class_method
+from stamina_lite.runs.files import write_json
+from stamina_lite.runs.versions import versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 METHODS = ("plain", "lora", "c-lora", "stamina", "coda-p", "dualprompt", "ft", "lwf", "sd-lora")

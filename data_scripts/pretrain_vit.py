@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from training_state import Budget, Run, rank, workers
 
-from stamina_lite.class_sets import Decoded, renditions, resized_crop
-from stamina_lite.features import features
+from stamina_lite.classification.datasets import Decoded, renditions, resized_crop
+from stamina_lite.measures.features import features
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 SHAPE = {"img_size": 64, "patch_size": 16, "embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 0}

@@ -1,6 +1,6 @@
 """Real sets of concepts: chosen pictures as squares, a folder a concept, with lists and sources beside them.
 
-A set NAME below OUT is what `stamina_lite.data.concepts(OUT/NAME)` reads: pictures to learn from in NAME/CONCEPT/, and
+A set NAME below OUT is what `stamina_lite.concepts(OUT/NAME)` reads: pictures to learn from in NAME/CONCEPT/, and
 where there are more, pictures to measure with in NAME-references/CONCEPT/. They are JPEGs of quality 95 with full
 colour: their sources are JPEGs, shrunk once more, and PNGs would take four times the space for what no eye sees.
 NAME/sources.csv says where each came from. A set is built beside its place, as NAME.part, and moved when it is whole.
@@ -18,9 +18,8 @@ from downloads import DownloadError, check, digest
 from PIL import Image
 from tqdm.auto import tqdm
 
-from stamina_lite.data import read_image
 from stamina_lite.errors import UserError
-from stamina_lite.images import to_pil
+from stamina_lite.images import read_image, to_pil
 from stamina_lite.options import Parser, at_least
 
 COUNT = 25  # concepts of a half of the papers' set

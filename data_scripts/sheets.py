@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from scenes import base_picture
 
-from stamina_lite.class_sets import ClassSet, of_classes, renditions
+from stamina_lite.classification.datasets import ClassSet, of_classes, renditions
 
 CONCEPTS = Path("stamina_lite/assets/concepts")
 SHEETS = Path("data_scripts/sheets")

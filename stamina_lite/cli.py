@@ -121,7 +121,7 @@ def parser() -> Parser:
 
 def learn(args) -> None:
     """Learn folders of pictures, one concept after another; a run that exists goes on."""
-    from .data import concepts
+    from .diffusion.concepts import concepts
 
     settings = checked_settings(args)
     found = [concept for folder in args.folders for concept in concepts(folder)]
@@ -145,10 +145,10 @@ def learn(args) -> None:
 
 def generate(args) -> None:
     """Draw pictures of a prompt with what a run has learned."""
-    from .bases import load_recorded
-    from .images import save_described
-    from .parallel import refuse
-    from .sequence import open_run
+    from .diffusion.bases import load_recorded
+    from .diffusion.learner import open_run
+    from .diffusion.pictures import save_described
+    from .runs.distributed import refuse
 
     refuse()
     quiet()
@@ -163,7 +163,7 @@ def generate(args) -> None:
 
 def bench(args) -> None:
     """Learn a set and measure what is known of it at the end; a run that exists goes on."""
-    from .class_sets import CLASS_SETS
+    from .classification.datasets import CLASS_SETS
 
     if args.set in CLASS_SETS:
         bench_classes(args)
@@ -173,11 +173,11 @@ def bench(args) -> None:
 
 def bench_concepts(args) -> None:
     """Concepts, learned by a text-to-image model."""
-    from .data import concepts, set_hash
-    from .evaluation import Evaluation
-    from .features import features
-    from .report import MEASURES
-    from .sequence import run_sequence
+    from .diffusion.concepts import concepts, set_hash
+    from .diffusion.evaluation import Evaluation
+    from .diffusion.learner import run_sequence
+    from .measures.features import features
+    from .reproduction.report import MEASURES
 
     refuse_options(args, ["tasks"], "classes, and these are concepts")
     order, pictures, stages = args.order or "alternate", args.pictures or 16, args.stages or []
@@ -200,12 +200,12 @@ def bench_concepts(args) -> None:
 
 def bench_classes(args) -> None:
     """Classes, learned by a Vision Transformer."""
-    from .backbones import IMAGENET_R, load_backbone
-    from .class_methods import make_class_method
-    from .class_sequence import MEASURES, ContinualClassifier
-    from .class_sets import class_set
-    from .classification import check
-    from .parallel import refuse
+    from .classification.backbones import IMAGENET_R, load_backbone
+    from .classification.datasets import class_set
+    from .classification.learner import MEASURES, ContinualClassifier
+    from .classification.model import check
+    from .methods.registry import make_class_method
+    from .runs.distributed import refuse
 
     refuse()
     settings = given_settings(args)
@@ -228,11 +228,11 @@ def bench_classes(args) -> None:
 
 def export(args) -> None:
     """Write what a run has learned as files that other tools load, and check that they do."""
-    from .bases import load_recorded
-    from .checkpoint import read_record
-    from .export import export as write
-    from .parallel import refuse
-    from .sequence import open_run
+    from .diffusion.bases import load_recorded
+    from .diffusion.export import export as write
+    from .diffusion.learner import open_run
+    from .runs.distributed import refuse
+    from .runs.files import read_record
 
     refuse()
     quiet()
@@ -244,16 +244,15 @@ def export(args) -> None:
 
 def report(args) -> None:
     """Compare runs in one HTML file."""
-    from .report import write_report
+    from .reproduction.report import write_report
 
     write_report(args.runs, args.out)
 
 
 def methods(args) -> None:
     """List the methods and their settings."""
-    from .class_methods import CLASS_METHODS, ClassSettings
-    from .method import Settings
-    from .methods import METHODS
+    from .core.settings import ClassSettings, Settings
+    from .methods.registry import CLASS_METHODS, METHODS
 
     concepts = {name: (method, method.defaults) for name, method in METHODS.items()}
     halves = {"concepts": (concepts, Settings()), "classes": (CLASS_METHODS, ClassSettings())}
@@ -270,11 +269,11 @@ def info(args) -> None:
     """Show versions, device, base models and sets."""
     import torch
 
-    from .backbones import EMBEDDED as BACKBONES
-    from .bases import EMBEDDED
-    from .data import SETS, concepts
-    from .reproduce import NOTEBOOKS
-    from .versions import versions
+    from .classification.backbones import EMBEDDED as BACKBONES
+    from .diffusion.bases import EMBEDDED
+    from .diffusion.concepts import SETS, concepts
+    from .reproduction.notebooks import NOTEBOOKS
+    from .runs.versions import versions
 
     about = versions(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     lines = {**about["versions"], "device": about["device"], "package": Path(__file__).parent}
@@ -288,7 +287,7 @@ def info(args) -> None:
 
 def reproduce(args) -> int:
     """Run the notebooks of a preset, or the runs of a grid; what is done already is kept."""
-    from .reproduce import reproduce as run_preset
+    from .reproduction.notebooks import reproduce as run_preset
 
     failed = run_preset(args.preset, args.out, args.engine, args.workers)
     if failed:
@@ -298,7 +297,7 @@ def reproduce(args) -> int:
 
 def checked_settings(args) -> dict:
     """The settings that were given; a wrong one, or an unknown method, is refused before anything is loaded."""
-    from .methods import make_method
+    from .methods.registry import make_method
 
     settings = given_settings(args)
     make_method(args.method, **settings)
@@ -307,15 +306,16 @@ def checked_settings(args) -> dict:
 
 def open_learner(args, found, settings: dict, about: dict):
     """The learner of a run, new or gone on with; nothing is written before base, device and tokens are checked."""
-    from . import parallel
-    from .bases import load_base, precision_of, resolve
-    from .checkpoint import read_record
-    from .data import check_tokens
-    from .sequence import ContinualLearner
+    from .diffusion.bases import load_base, resolve
+    from .diffusion.learner import ContinualLearner
+    from .diffusion.vocabulary import check_tokens
+    from .runs import distributed
+    from .runs.devices import precision_of
+    from .runs.files import read_record
 
     quiet()
-    device = parallel.start()
-    if not parallel.first():  # one of several processes speaks
+    device = distributed.start()
+    if not distributed.first():  # one of several processes speaks
         sys.stdout = open(os.devnull, "w")
     run = Path(args.out) / "run.json"
     before = read_record(run) if run.is_file() else None

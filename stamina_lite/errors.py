@@ -3,3 +3,8 @@
 
 class UserError(ValueError):
     """A mistake of the user's. Its one line says what is wrong and what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; advice to programmers follows later."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]

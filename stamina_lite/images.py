@@ -1,36 +1,59 @@
-"""Drawn pictures to and from files."""
+"""Picture files to RGB squares, tensors to pictures, pictures to PNG."""
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable
+import struct
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .checkpoint import writing
-from .data import Concept
+from .errors import UserError
 
 
-def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for k, picture in enumerate(pictures):
-        write_png(folder / f"{k:02d}.png", picture)
+def read_image(path: str | Path, size: int) -> Tensor:
+    """A picture file as (3, size, size) float32 in [-1, 1]: its middle square, on white where it is transparent.
+
+    Of an animation the first frame. Raises UserError for a file that is no picture, is cut off or has so many pixels
+    that Pillow refuses to decode it (twice Image.MAX_IMAGE_PIXELS, 179 million).
+    """
+    try:
+        with Image.open(path) as image:
+            square = to_square(image, size)
+    except Image.DecompressionBombError as fault:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UserError(f"{path} has more than {most:.0f} million pixels: make it smaller") from fault
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as fault:
+        reason = "it is not a picture" if isinstance(fault, UnidentifiedImageError) else str(fault).lower()
+        raise UserError(f"cannot read {path} ({reason}): save it again as PNG or JPEG, or remove it") from fault
+    return torch.from_numpy(square).permute(2, 0, 1).float().div(127.5).sub(1)
 
 
-def from_folder(folder: Path) -> Tensor:
-    """The pictures of a folder in order, as they were kept in 8 bits: (n, 3, H, W) in [-1, 1]."""
-    arrays = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.glob("*.png"))]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+def to_square(image: Image.Image, size: int) -> np.ndarray:
+    """An opened picture's middle square as (size, size, 3) uint8, with few full-size copies."""
+    image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a half, a quarter or an eighth
+    ImageOps.exif_transpose(image, in_place=True)
+    image = to_8_bit(image)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    small = image.resize((size, size), Image.Resampling.LANCZOS, box, reducing_gap=3).convert("RGBA")
+    white = Image.new("RGBA", small.size, "white")
+    return np.array(Image.alpha_composite(white, small).convert("RGB"))
 
 
-def learned_from(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
-    """The first n pictures that each concept is learned from, by its name, to be shown beside what is drawn."""
-    return {c.name: [Image.open(file).convert("RGB") for file in c.images[:n]] for c in concepts}
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """The picture in mode L, RGB or RGBA, all of which can be resized."""
+    if image.mode[0] in "IF":  # 16 or 32 bits of grey, which Pillow's own conversion clips at 255
+        levels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        sixteen = image.mode.startswith("I;16") or levels.max() > 255
+        white = 65535 if sixteen else 1 if image.mode == "F" and levels.max() <= 1 else 255
+        return Image.fromarray((levels.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    if image.has_transparency_data:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -47,25 +70,6 @@ def grid(pictures: list[Image.Image], columns: int | None = None) -> Image.Image
     for k, picture in enumerate(pictures):
         whole.paste(picture, (k % columns * width, k // columns * height))
     return whole
-
-
-def save_described(pictures: list[Image.Image], folder: Path, about: dict, as_grid: bool = False) -> list[Path]:
-    """PNGs that say in their text chunks what they were drawn from; their paths. as_grid: one of all of them too."""
-    words = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
-    mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:6]
-    name = f"{words or 'picture'}-seed{about['seed']}-{mark}"  # no two of other settings share a name
-    named = [(f"{k:02d}", picture, {**about, "picture": k}) for k, picture in enumerate(pictures)]
-    named += [("grid", grid(pictures), {**about, "pictures": len(pictures)})] if as_grid else []
-    paths = []
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for which, picture, told in named:
-            chunks = PngInfo()
-            for key, value in told.items():
-                chunks.add_itxt(key, str(value))
-            paths.append(folder / f"{name}-{which}.png")
-            write_png(paths[-1], picture, chunks)
-    return paths
 
 
 def write_png(file: Path, picture: Image.Image, chunks: PngInfo | None = None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .errors import UserError
 
-# Options that are fields of `method.AdapterSettings`; what is not given keeps the method's default.
+# Options that are fields of `AdapterSettings`; what is not given keeps the method's default.
 SETTINGS = {
     "batch": (int, "pictures a step"),
     "rank": (int, "rank of the low-rank change"),
@@ -20,7 +20,7 @@ SETTINGS = {
     "decay": (float, "p of the scaled merge: task t's update is folded times t^-p"),
     "drawn": (int, "pictures that EWC looks at, or that the base draws to be trained beside"),
 }
-# and of `method.Settings`: concepts
+# and of `Settings`: concepts
 OF_CONCEPTS = {
     "steps": (int, "training steps a concept"),
     "lr-token": (float, "learning rate of the token"),
@@ -28,7 +28,7 @@ OF_CONCEPTS = {
     "prior-prompts": (str, "what the base draws of for that, with ; between"),
     "guidance": (float, "scale of guidance of all pictures it draws (1.5; Stable Diffusion wants about 7.5)"),
 }
-# and of `class_methods.ClassSettings`: classes
+# and of `ClassSettings`: classes
 OF_CLASSES = {
     "epochs": (int, "how often each picture of a task is seen"),
     "lr-head": (float, "learning rate of the head"),

@@ -80,7 +80,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def patches():
     """A set of six classes, each a pattern of 4x4 colours with noise, 32 px: 12 training, 6 test pictures a class."""
-    from stamina_lite.class_sets import ClassSet, Decoded
+    from stamina_lite.classification.datasets import ClassSet, Decoded
 
     draw = torch.Generator().manual_seed(0)
     patterns = 255 * torch.rand(6, 3, 4, 4, generator=draw)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from stamina_lite.adapters import Layer, LowRank, MaskedLowRank, layers_of
-from stamina_lite.masks import FactorMask, FreeMask, MLPMask
+from stamina_lite.core.adapters import LowRank, MaskedLowRank
+from stamina_lite.core.layers import Layer, layers_of
+from stamina_lite.core.masks import FactorMask, FreeMask, MLPMask
 
 
 def generator(seed=0):

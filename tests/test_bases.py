@@ -10,9 +10,9 @@ from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from stamina_lite import ContinualLearner, concepts, load_base, make_method
-from stamina_lite.bases import EMBEDDED
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.drawing import seeded
+from stamina_lite.core.seeds import seeded
+from stamina_lite.diffusion.bases import EMBEDDED
+from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
 
 

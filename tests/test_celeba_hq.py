@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from real_pictures import full_disk, middle, photo, rows_of, run, said, tree
 
-from stamina_lite.data import concepts
+from stamina_lite.diffusion.concepts import concepts
 
 pytestmark = pytest.mark.usefixtures("small_sets")
 PEOPLE = {12: 16, 7: 18, 5: 15, 9: 14, 3: 18}  # identity number: pictures

@@ -3,8 +3,8 @@ import os
 import pytest
 import torch
 
-from stamina_lite.checkpoint import load_task, read_json, save_task, write_json
 from stamina_lite.errors import UserError
+from stamina_lite.runs.files import load_task, read_json, save_task, write_json
 
 TENSORS = {"weight.a": torch.arange(6.0).reshape(2, 3), "token.<x>": torch.ones(4)}
 

@@ -10,9 +10,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from stamina_lite import cells, claim, claim_figures, class_claim, studies
 from stamina_lite.errors import UserError
-from stamina_lite.grid import SEAL, load_grid, results_hash
+from stamina_lite.measures.intervals import Number
+from stamina_lite.reproduction import claims, class_claims, figures, studies
+from stamina_lite.reproduction.grids import SEAL, load_grid, results_hash
+from stamina_lite.reproduction.results import by_concept, difference, final, gain, of_row, plasticity, read_cells
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -92,15 +94,15 @@ def home(grid, tmp_path):
 
 
 def test_gains_and_differences_are_told_concept_by_concept(home, grid):
-    found = cells.read_cells(home, grid)
-    first, last = (cells.gain(found, "c-lora", part) for part in ("first", "last"))
+    found = read_cells(home, grid)
+    first, last = (gain(found, "c-lora", part) for part in ("first", "last"))
     assert first.mean == pytest.approx(0.8 * (1 - 1.5 / 19)) and last.mean == pytest.approx(0.8 * 1.5 / 19)
     assert first.low < first.mean < first.high
-    lead = cells.difference(found, "c-lora", "stamina", cells.plasticity, "last")
+    lead = difference(found, "c-lora", "stamina", plasticity, "last")
     assert lead.mean == pytest.approx(0.6 - 0.8 * 1.5 / 19, abs=0.01) and lead.low > 0.4
-    assert cells.difference(found, "offline", "stamina", cells.plasticity) is None
-    assert cells.difference(found, "lora", "stamina", cells.final) is None
-    fall = claim.fall_of_gain(found, "c-lora", "lora-alone")
+    assert difference(found, "offline", "stamina", plasticity) is None
+    assert difference(found, "lora", "stamina", final) is None
+    fall = claims.fall_of_gain(found, "c-lora", "lora-alone")
     assert fall.mean == pytest.approx(first.mean - last.mean, abs=0.02) and fall.low > 0.4
 
 
@@ -110,15 +112,15 @@ def test_runs_of_another_shuffle_are_matched_by_concept_not_by_place(home, grid)
         if cell.seed == 1 and cell.row in ("ti++", "stamina"):
             values = [float(k) + (0.5 if cell.row == "stamina" else 0.0) for k in range(20)]
             write_cell(home, cell, results(cell.row, values, values, values, tasks=NAMES[::-1]))
-    found = cells.read_cells(home, grid)
-    means = cells.by_concept(cells.of_row(found, "stamina"), cells.final)
+    found = read_cells(home, grid)
+    means = by_concept(of_row(found, "stamina"), final)
     assert means["c00"] == pytest.approx((2.7 + 19.5) / 2) and means["c19"] == pytest.approx((2.7 + 0.5) / 2)
-    late = cells.difference(found, "stamina", "ti++", cells.plasticity, "last")
+    late = difference(found, "stamina", "ti++", plasticity, "last")
     assert late.mean == pytest.approx((-0.6 + 0.5) / 2, abs=0.02)
 
 
 def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
-    lines = claim.main_table(cells.read_cells(home, grid)).splitlines()
+    lines = claims.main_table(read_cells(home, grid)).splitlines()
     head = [c.strip() for c in lines[0].strip("|").split("|")]
     rows = {line.split("|")[1].strip(): [c.strip() for c in line.strip("|").split("|")] for line in lines[2:]}
     assert [*rows] == [*ROWS] and all(len(row) == len(head) for row in rows.values())
@@ -128,13 +130,13 @@ def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
     offline = dict(zip(head, rows["offline"], strict=True))
     assert offline["runs"] == "1 (1 failed)" and offline["F_mmd"] == "–" and offline["gain, first"] == "–"
     assert dict(zip(head, rows["lora-alone"], strict=True))["stored %"] == "9"
-    brief = claim.main_table(cells.read_cells(home, grid), claim.BRIEF).splitlines()
-    assert [c.strip() for c in brief[0].strip("|").split("|")] == [*claim.BRIEF] and len(brief) == len(lines)
+    brief = claims.main_table(read_cells(home, grid), claims.BRIEF).splitlines()
+    assert [c.strip() for c in brief[0].strip("|").split("|")] == [*claims.BRIEF] and len(brief) == len(lines)
     assert next(line for line in brief if "stamina" in line).split(" | ")[2] == "2.70 [2.70, 2.70]"
 
 
 def test_what_is_learned_is_told_against_the_ceiling(home, grid):
-    lines = [line.split(" | ") for line in claim.ceiling_table(cells.read_cells(home, grid)).splitlines()[2:]]
+    lines = [line.split(" | ") for line in claims.ceiling_table(read_cells(home, grid)).splitlines()[2:]]
     found = {line[0].removeprefix("| "): line[1:] for line in lines}
     assert set(found) == {"ti++", "c-lora", "stamina"}, "offline learns all at once"
     first, last = (float(found["c-lora"][k].split()[0]) for k in (3, 4))
@@ -143,14 +145,14 @@ def test_what_is_learned_is_told_against_the_ceiling(home, grid):
 
 
 def test_lengths_are_the_stages_of_the_runs(home, grid):
-    table = claim.length_table(cells.read_cells(home, grid))
+    table = claims.length_table(read_cells(home, grid))
     assert table.splitlines()[0] == "| row | A_mmd, 5 | A_mmd, 20 | accuracy %, 5 | accuracy %, 20 |"
     assert re.search(r"\| stamina \| 2\.70 \[.*\| 50 \[50, 50\]", table)
 
 
 def test_claims_get_the_verdict_of_their_interval(home, grid):
     verdicts = {}
-    for line in claim.claims_table(cells.read_cells(home, grid)).splitlines()[2:]:
+    for line in claims.claims_table(read_cells(home, grid)).splitlines()[2:]:
         entries = [c.strip() for c in line.strip("|").split("|")]
         verdicts[entries[0]] = entries[-1]
     assert verdicts["C-LoRA's weights stop moving"] == "holds"
@@ -172,7 +174,7 @@ def test_claims_get_the_verdict_of_their_interval(home, grid):
     ],
 )
 def test_verdicts(numbers, side, bound, expected):
-    assert claim.verdict(cells.Number(*numbers), side, bound) == expected
+    assert claims.verdict(Number(*numbers), side, bound) == expected
 
 
 def test_look_alikes_are_told_apart_from_people_in_general(home, grid):
@@ -182,21 +184,21 @@ def test_look_alikes_are_told_apart_from_people_in_general(home, grid):
         if cell.row == "stamina":
             values = [1.0] * 5
             write_cell(home, cell, results("stamina", values, values, values, tasks=PEOPLE) | {"recognised_as": seen})
-    found = [f for f in cells.read_cells(home, grid) if f.cell.row == "stamina"]
-    row = claim.look_alike_table(found).splitlines()[2]
+    found = [f for f in read_cells(home, grid) if f.cell.row == "stamina"]
+    row = claims.look_alike_table(found).splitlines()[2]
     assert row == "| stamina | 50 [50, 50] | 25 [0, 50] | 6 [0, 12] |"
 
 
 def test_numbers_are_rounded_with_their_interval_and_have_no_negative_zero():
-    assert cells.Number(-0.001, -0.126, 0.124).text() == "0.00 [-0.13, 0.12]"
-    assert cells.Number(0.281, -0.004, 0.3).text(0, 100) == "28 [0, 30]"
+    assert Number(-0.001, -0.126, 0.124).text() == "0.00 [-0.13, 0.12]"
+    assert Number(0.281, -0.004, 0.3).text(0, 100) == "28 [0, 30]"
 
 
 def test_missing_cells_are_counted_and_missing_rows_named(home, grid):
     for cell in load_grid(grid):
         if cell.row == "lora-alone":
             (home / cell.name / SEAL).unlink()
-    assert claim.blocks(home, grid)["missing"] == (  # one of offline's has failed
+    assert claims.blocks(home, grid)["missing"] == (  # one of offline's has failed
         "7 of 10 cells have been run to their end: ti++ 2 of 2, c-lora 2 of 2, stamina 2 of 2, offline 1 of 2. "
         "None of lora-alone."
     )
@@ -208,28 +210,28 @@ def test_unknown_foreign_and_edited_cells_are_refused(home, grid):
     good = seal.read_text()
     seal.write_text(json.dumps({**json.loads(good), "settings": {"forget": 9}}))
     with pytest.raises(UserError, match=r"ti\+\+.alternate.0 was run under another protocol than grid.yaml"):
-        cells.read_cells(home, grid)
+        read_cells(home, grid)
     seal.write_text(good)
     file = home / cell.name / "results.json"
     content = file.read_text()
     file.write_text(content.replace("3.0", "2.0", 1))
     with pytest.raises(UserError, match="was changed after its run"):
-        cells.read_cells(home, grid)
+        read_cells(home, grid)
     file.write_text(content)
     (home / cell.name).rename(home / "tj.alternate.0")
     with pytest.raises(UserError, match="tj.alternate.0 is no cell of grid.yaml"):
-        cells.read_cells(home, grid)
+        read_cells(home, grid)
 
 
 def test_figures_show_every_row_that_can_be_shown(home, grid):
-    found = cells.read_cells(home, grid)
-    curves = claim_figures.gain_by_task(found, ["c-lora", "stamina"]).axes[0]
+    found = read_cells(home, grid)
+    curves = figures.gain_by_task(found, ["c-lora", "stamina"]).axes[0]
     assert [line.get_label() for line in curves.lines[:2]] == ["c-lora", "stamina"]
     assert list(curves.lines[0].get_xdata()) == [5.5, 10.5, 15.5]
     assert curves.lines[0].get_ydata()[0] > 0.55 > 0.25 > curves.lines[0].get_ydata()[-1]
-    plane = claim_figures.plane(found).axes[0]
+    plane = figures.plane(found).axes[0]
     assert {t.get_text() for t in plane.texts} == {"ti++", "lora-alone", "c-lora", "stamina"}
-    left, right = claim_figures.masks(found).axes
+    left, right = figures.masks(found).axes
     assert set(left.lines[0].get_ydata()) == {0.1} and right.lines[0].get_ydata()[-1] == pytest.approx(0.2)
     plt.close("all")
 
@@ -273,7 +275,7 @@ def test_what_a_mask_keeps_is_told_in_parts_of_a_change_without_one():
     rows = {studies.PLAIN: {"a": row(0.4), "b": row(0.2)}, "half": {"a": row(0.2, 0.1), "b": row(0.1, 0.3)}}
     shares = studies.mask_shares({"rows": rows})
     assert shares["half"][0].mean == pytest.approx(0.5) and shares["half"][1] == pytest.approx(0.2)
-    assert shares[studies.PLAIN] == (cells.Number(1.0, 1.0, 1.0), 1.0)
+    assert shares[studies.PLAIN] == (Number(1.0, 1.0, 1.0), 1.0)
     axis = studies.mask_figure({"rows": rows}).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == [studies.PLAIN, "half"]
     assert [t.get_text() for t in axis.texts] == ["100 % open", "20 % open"]
@@ -332,16 +334,16 @@ def test_fewer_steps_are_told_over_tasks_in_which_both_rows_gained(home, grid):
         "| stamina | 3 of 5 | 9 [9, 9] | 9 [9, 9] |",
         "| stamina less c-lora |  | -10 [-10, -10] | 0 [0, 0] |",
     ]
-    said = claim.claims_table(cells.read_cells(home, grid), report).splitlines()[-2:]
+    said = claims.claims_table(read_cells(home, grid), report).splitlines()[-2:]
     assert "early tasks | -10 [-10, -10] | holds |" in said[0] and "0 [0, 0] | does not hold |" in said[1]
 
 
 def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home, grid):
-    found = cells.read_cells(home, grid)
+    found = read_cells(home, grid)
     with pytest.raises(UserError, match="no pictures are kept in"):
-        claim_figures.side_by_side(found, home)
+        figures.side_by_side(found, home)
     names = ["c00", "c01", "c10", "c11", "c18", "c19"]
-    assert claim_figures.early_middle_late(NAMES) == names and claim_figures.early_middle_late(NAMES[:3]) == NAMES[:3]
+    assert figures.early_middle_late(NAMES) == names and figures.early_middle_late(NAMES[:3]) == NAMES[:3]
     shades = {("stamina.alternate.0", name): 100 + 10 * k for k, name in enumerate(names)}
     shades |= {("c-lora.alternate.0", name): 10 * k for k, name in enumerate([*names, "c05"])}
     for (cell, name), shade in shades.items():
@@ -352,13 +354,13 @@ def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home,
     other = next(f for f in found if f.cell.name == "stamina.alternate.1")
     other.results["tasks"] = NAMES[::-1]  # learned in another order: not shown beside them
     (home / other.cell.name / "images").mkdir()
-    figure = claim_figures.side_by_side(found, home, columns=2)
+    figure = figures.side_by_side(found, home, columns=2)
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes]
     assert shown == [100 * row + 10 * k + n for row in (0, 1) for k in range(6) for n in (0, 1)]  # the protocol's order
     assert [axis.get_title(loc="left") for axis in figure.axes[:4]] == ["c00", "", "c01", ""]
     assert [axis.get_ylabel() for axis in figure.axes[::12]] == ["c-lora", "stamina"]
     real = {name: [Image.new("RGB", (4, 4), (200 + k, 0, 0))] * 3 for k, name in enumerate(NAMES)}
-    figure = claim_figures.side_by_side(found, home, columns=2, real=real)
+    figure = figures.side_by_side(found, home, columns=2, real=real)
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes[:14]]
     assert shown == [200, 200, 201, 201, 210, 210, 211, 211, 218, 218, 219, 219, 0, 1]
     assert [axis.get_ylabel() for axis in figure.axes[::12]] == ["real", "c-lora", "stamina"]
@@ -372,9 +374,10 @@ ROOT = Path(__file__).parents[1]
 def test_documents_show_what_the_stored_runs_say(document):
     """Every table between marks is recomputed from results/: a number changed by hand fails here."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = claim.documents(ROOT / "results", ROOT / "notebooks" / "params")
+    blocks = claims.documents(ROOT / "results", ROOT / "notebooks" / "params")
     blocks |= studies.blocks(ROOT / "results")
-    blocks |= class_claim.blocks(ROOT / "results", ROOT / "notebooks" / "params") | step_tables.blocks(ROOT / "results")
+    blocks |= class_claims.blocks(ROOT / "results", ROOT / "notebooks" / "params")
+    blocks |= step_tables.blocks(ROOT / "results")
     blocks |= class_heads.blocks(ROOT / "results")
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from stamina_lite import cli
-from stamina_lite.backbones import load_backbone
+from stamina_lite.classification.backbones import load_backbone
 from stamina_lite.errors import UserError
 
 QUICK = ["--concepts", "6", "--tasks", "3", "--epochs", "1", "--rank", "2"]
@@ -118,8 +118,8 @@ def test_bases_that_do_not_fit_are_refused(vit_folder, tmp_path):
 
 
 def test_pictures_of_another_size_are_refused(vit, tmp_path):
-    from stamina_lite.class_sequence import ContinualClassifier
-    from stamina_lite.class_sets import renditions
+    from stamina_lite.classification.datasets import renditions
+    from stamina_lite.classification.learner import ContinualClassifier
 
     with pytest.raises(UserError, match="tuning has pictures of 64 px, this ViT wants 32"):
         ContinualClassifier(vit, renditions("tuning").first(2), "lora", 2, out=tmp_path / "run")

@@ -5,11 +5,11 @@ import torch
 import yaml
 from test_claim import write_cell
 
-from stamina_lite import class_claim as tables
-from stamina_lite import metrics
-from stamina_lite.cells import read_cells
-from stamina_lite.class_sets import class_tasks
-from stamina_lite.grid import load_grid
+from stamina_lite import measures
+from stamina_lite.classification.datasets import class_tasks
+from stamina_lite.reproduction import class_claims as tables
+from stamina_lite.reproduction.grids import load_grid
+from stamina_lite.reproduction.results import read_cells
 
 CLASSES, ROWS = 40, {"ub": {}, "c-lora": {"forget": 1.0}, "coda-p": {}, "stamina": {}}
 
@@ -25,7 +25,7 @@ def results(row, seed, tasks, share):
         [round(asked[k] * share(label, came[label], now)) for k, label in enumerate(order) if came[label] <= now]
         for now in rounds
     ]
-    R = [metrics.accuracy_by_task(row, asked, CLASSES // tasks) for row in right]
+    R = [measures.accuracy_by_task(row, asked, CLASSES // tasks) for row in right]
     forgets = not joint and tasks > 1
     return {
         "method": row,
@@ -35,10 +35,10 @@ def results(row, seed, tasks, share):
         "accuracy": R,
         "right": right,
         "asked": asked,
-        "a_n": metrics.final_mean(R),
-        "a_n_running": metrics.mean_of_running_means(R) if forgets else None,
-        "f_n": metrics.forgetting_coda(R) if forgets else None,
-        "f_n_chaudhry": metrics.forgetting_chaudhry(R) if forgets else None,
+        "a_n": measures.final_mean(R),
+        "a_n_running": measures.mean_of_running_means(R) if forgets else None,
+        "f_n": measures.forgetting_coda(R) if forgets else None,
+        "f_n_chaudhry": measures.forgetting_chaudhry(R) if forgets else None,
         "n_param": {"train": 1.0, "store": 0.5},
         "mask_density": [0.1 if row == "stamina" else None] * len(right),
         "mask_overlap": [None, *[{"overlap": 0.2, "chance": 0.1} if row == "stamina" else None] * (len(right) - 1)],

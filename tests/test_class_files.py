@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from stamina_lite import class_files
-from stamina_lite.class_files import Files, crop_box, cut
+from stamina_lite.classification import image_files
+from stamina_lite.classification.image_files import Files, crop_box, cut
 from stamina_lite.errors import UserError
 
 
@@ -103,5 +103,5 @@ def test_an_unreadable_picture_is_named(pictures):
 def test_grey_pictures_of_sixteen_bits_keep_their_greys(tmp_path):
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "grey.png")
-    found = np.asarray(class_files.read(tmp_path / "grey.png"))
+    found = np.asarray(image_files.read(tmp_path / "grey.png"))
     assert found.shape == (32, 32, 3) and found.min() == 0 and found.max() == 255 and 120 < found.mean() < 135

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stamina_lite import ContinualClassifier, load_backbone
-from stamina_lite.class_sets import renditions
+from stamina_lite.classification.datasets import renditions
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

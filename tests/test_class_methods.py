@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stamina_lite import methods
-from stamina_lite.class_methods import CLASS_METHODS, ClassSettings, make_class_method
-from stamina_lite.class_sets import TaskPictures, of_classes, task_pictures
-from stamina_lite.classification import Classifier
+from stamina_lite.classification.datasets import TaskPictures, of_classes, task_pictures
+from stamina_lite.classification.model import Classifier
+from stamina_lite.core.settings import ClassSettings
 from stamina_lite.errors import UserError
-from stamina_lite.grid import load_grid
-from stamina_lite.subspaces import grow, input_covariances, leading
+from stamina_lite.methods import registry
+from stamina_lite.methods.registry import CLASS_METHODS, make_class_method
+from stamina_lite.methods.subspaces import grow, input_covariances, leading
+from stamina_lite.reproduction.grids import load_grid
 
 FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "drawn": 6, "lr": 0.01}
 FIRST, SECOND = [0, 1], [2, 3]
@@ -36,7 +37,7 @@ def test_every_method_learns_two_tasks(vit, patches, name):
 def test_weight_space_methods_are_those_of_text_to_image():
     shared = {"lora", "c-lora", "lora-scaled", *(name for name in CLASS_METHODS if name.startswith("stamina"))}
     shared -= {"stamina-means"}
-    assert all(CLASS_METHODS[name][0] is methods.METHODS[name] for name in shared) and len(shared) == 11
+    assert all(CLASS_METHODS[name][0] is registry.METHODS[name] for name in shared) and len(shared) == 11
     settings = make_class_method("stamina", forget=7.0).settings
     assert isinstance(settings, ClassSettings) and settings.forget == 7.0 and settings.sparse > 0
 
@@ -120,7 +121,7 @@ def test_ewc_keeps_the_fisher_information_of_past_tasks(vit, patches):
     model = classifier(vit, "ewc", drawn=3)
     task = task_pictures(patches.train, FIRST)
     model.learn(task, 1)
-    from stamina_lite.drawing import seeded
+    from stamina_lite.core.seeds import seeded
 
     layer = next(la for la in model.layers if la.name == "blocks.4.mlp.fc2.weight")
     weight, total = layer.weight.requires_grad_(), 0

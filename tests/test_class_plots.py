@@ -5,10 +5,11 @@ import json
 import matplotlib.pyplot as plt
 import pytest
 
-from stamina_lite import class_plots
-from stamina_lite.cells import Number
+from stamina_lite import plots
 from stamina_lite.errors import UserError
-from stamina_lite.report import write_report
+from stamina_lite.measures.intervals import Number
+from stamina_lite.plots.classes import FAMILIES, style
+from stamina_lite.reproduction.report import write_report
 
 R = [[90.0], [80.0, 85.0], [70.0, 88.0, 80.0]]
 
@@ -30,12 +31,12 @@ def closed():
 
 
 def test_the_matrix_shows_every_number_at_its_place():
-    axis = class_plots.accuracy_matrix(results()).axes[0]
+    axis = plots.accuracy_matrix(results()).axes[0]
     shown = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axis.texts}
     assert shown == {(t, i): f"{v:.0f}" for t, row in enumerate(R) for i, v in enumerate(row)}
     image = axis.images[0].get_array()
     assert image.shape == (3, 3) and image[2, 1] == 88 and image.mask[0, 2]
-    assert class_plots.accuracy_matrix(results("ub", [[60.0, 70.0, 80.0]])).axes[0].images[0].get_array().shape == (
+    assert plots.accuracy_matrix(results("ub", [[60.0, 70.0, 80.0]])).axes[0].images[0].get_array().shape == (
         1,
         3,
     )
@@ -43,7 +44,7 @@ def test_the_matrix_shows_every_number_at_its_place():
 
 def test_curves_are_means_of_rows_and_of_runs():
     runs = [results(), results(R=[[80.0], [60.0, 70.0], [50.0, 60.0, 40.0]]), results("ub", [[60.0, 70.0, 80.0]])]
-    axis = class_plots.accuracy_curves(runs).axes[0]
+    axis = plots.accuracy_curves(runs).axes[0]
     lines = {line.get_label(): [*map(float, line.get_ydata())] for line in axis.lines}
     assert lines["stamina"] == pytest.approx([85, (82.5 + 65) / 2, (238 / 3 + 50) / 2])
     assert lines["ub, all at once"] == [70, 70]
@@ -51,18 +52,18 @@ def test_curves_are_means_of_rows_and_of_runs():
 
 
 def test_learned_against_kept():
-    figure = class_plots.learned_and_kept([results(), results("ncm", f_n=0.0), results("ub", [[60.0, 70.0, 80.0]])])
+    figure = plots.learned_and_kept([results(), results("ncm", f_n=0.0), results("ub", [[60.0, 70.0, 80.0]])])
     points = sorted(tuple(map(float, c.get_offsets()[0])) for c in figure.axes[0].collections)
     assert points == [(85.0, 0.0), (85.0, 5.5)]
     assert {t.get_text() for t in figure.axes[0].texts} == {"stamina", "ncm"}
     with pytest.raises(UserError, match="no run has learned a second task"):
-        class_plots.learned_and_kept([results(R=[[90.0]])])
+        plots.learned_and_kept([results(R=[[90.0]])])
 
 
 def test_methods_differ_in_colour_or_line():
-    known = [method for _, methods in class_plots.FAMILIES.values() for method in methods]
-    assert len({str(class_plots.style(method)) for method in known}) == len(known)
-    assert class_plots.style("stamina-soft-mask")["color"] == class_plots.style("stamina")["color"]
+    known = [method for _, methods in FAMILIES.values() for method in methods]
+    assert len({str(style(method)) for method in known}) == len(known)
+    assert style("stamina-soft-mask")["color"] == style("stamina")["color"]
 
 
 def write_run(folder, **changed):
@@ -87,7 +88,7 @@ def test_a_report_tells_classes_apart_from_concepts(tmp_path):
 
 def test_a_ranking_shows_the_highest_row_first_with_its_interval():
     numbers = {"ft": {5: Number(6, 5, 8), 10: Number(4, 3, 5)}, "ub": {10: Number(35, 32, 38)}}
-    axis = class_plots.ranking(numbers).axes[0]
+    axis = plots.ranking(numbers).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["ub", "ft"] and axis.yaxis_inverted()
     ends = {tuple(round(x) for x in c.get_segments()[0][:, 0]) for c in axis.collections}
     assert ends == {(5, 8), (3, 5), (32, 38)}

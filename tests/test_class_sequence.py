@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stamina_lite.class_sequence import ContinualClassifier
-from stamina_lite.class_sets import ClassSet, of_classes
+from stamina_lite.classification.datasets import ClassSet, of_classes
+from stamina_lite.classification.learner import ContinualClassifier
 from stamina_lite.errors import UserError
 
 FEW = {"epochs": 1, "batch": 8, "rank": 2, "mask_rank": 2, "drawn": 4}
@@ -21,7 +21,7 @@ import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 import conftest
-from stamina_lite.class_sequence import ContinualClassifier
+from stamina_lite.classification.learner import ContinualClassifier
 patches, vit = (made.__wrapped__() for made in (conftest.patches, conftest.vit))
 learner = ContinualClassifier(vit, patches, sys.argv[3], 3, 1, sys.argv[2], epochs=8, batch=8, rank=2, drawn=4)
 while learner.left:

@@ -9,8 +9,15 @@ import torch
 import yaml
 from PIL import Image
 
-from stamina_lite import class_sets
-from stamina_lite.class_sets import class_order, class_tasks, imagenet_r, of_classes, renditions, resized_crop
+from stamina_lite.classification import datasets
+from stamina_lite.classification.datasets import (
+    class_order,
+    class_tasks,
+    imagenet_r,
+    of_classes,
+    renditions,
+    resized_crop,
+)
 from stamina_lite.errors import UserError
 
 CLASSES = ["n03", "n01", "n02"]  # label 0, 1, 2: not in the order of their names
@@ -98,7 +105,7 @@ def test_a_damaged_tree_is_refused_in_one_line(tree, harm, said):
 
 
 def test_renditions_are_tested_with_artists_that_were_never_trained_on():
-    about, found = class_sets.metadata(), renditions()
+    about, found = datasets.metadata(), renditions()
     assert len(found.classes) == 200 and len(found.train.labels) + len(found.test.labels) > 12_000
     groups = {n: s["group"] for n, s in about["icon_sets"].items()}
     for name in about["classes"]:
@@ -119,7 +126,7 @@ def test_share_alike_drawings_and_tuning_classes_are_apart():
     assert free.classes == whole.classes and torch.equal(free.test.labels, whole.test.labels)
     assert len(whole.train.labels) - len(free.train.labels) == 200 * 12  # two sets, six pictures each
     assert len(tuning.classes) == 50 and not set(tuning.classes) & set(whole.classes)
-    licences = {s["licence"] for s in class_sets.metadata()["icon_sets"].values() if not s["share_alike"]}
+    licences = {s["licence"] for s in datasets.metadata()["icon_sets"].values() if not s["share_alike"]}
     assert licences == {"Apache-2.0", "MIT", "CC-BY-4.0"}
     with pytest.raises(UserError, match="no part other"):
         renditions("other")
@@ -129,11 +136,11 @@ def test_a_damaged_sheet_is_named(tmp_path):
     file = tmp_path / "cat.webp"
     file.write_bytes(b"")
     with pytest.raises(UserError, match="cannot read .*cat.webp"):
-        class_sets.read_sheet(file, 3, 4, 8)
+        datasets.read_sheet(file, 3, 4, 8)
     Image.new("RGB", (32, 4), (9, 0, 0)).save(file, lossless=True)
-    assert class_sets.read_sheet(file, 3, 4, 8).shape == (3, 3, 4, 4)
+    assert datasets.read_sheet(file, 3, 4, 8).shape == (3, 3, 4, 4)
     with pytest.raises(UserError, match="holds 8 pictures, not 9"):
-        class_sets.read_sheet(file, 9, 4, 8)
+        datasets.read_sheet(file, 9, 4, 8)
 
 
 def test_sheets_are_read_row_by_row(tmp_path):
@@ -141,7 +148,7 @@ def test_sheets_are_read_row_by_row(tmp_path):
     for k in range(16):
         sheet[k // 8 * 4 :, k % 8 * 4 : k % 8 * 4 + 4] = k
     Image.fromarray(sheet).save(tmp_path / "a.webp", lossless=True)
-    tiles = class_sets.read_sheet(tmp_path / "a.webp", 11, 4, 8)
+    tiles = datasets.read_sheet(tmp_path / "a.webp", 11, 4, 8)
     assert tiles.float().mean((1, 2, 3)).tolist() == list(range(11))
 
 
@@ -156,7 +163,7 @@ def test_a_crop_of_a_whole_batch_keeps_or_flips_what_it_need_not_cut():
 
 
 def test_metadata_describes_every_sheet():
-    about = class_sets.metadata()
+    about = datasets.metadata()
     assert json.dumps(about)  # plain JSON
-    files = {*class_sets.RENDITIONS.glob("*.webp"), *class_sets.RENDITIONS.glob("share-alike/*.webp")}
+    files = {*datasets.RENDITIONS.glob("*.webp"), *datasets.RENDITIONS.glob("share-alike/*.webp")}
     assert len(files) == sum(len(parts) for parts in about["classes"].values()) and len(about["classes"]) == 250

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stamina_lite.adapters import every_weight, parts_of
-from stamina_lite.class_methods import make_class_method
-from stamina_lite.class_sets import task_pictures
-from stamina_lite.classification import Classifier
+from stamina_lite.classification.datasets import task_pictures
+from stamina_lite.classification.model import Classifier
+from stamina_lite.core.layers import every_weight, parts_of
 from stamina_lite.errors import UserError
+from stamina_lite.methods.registry import make_class_method
 
 FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "drawn": 4, "lr": 0.01}
 

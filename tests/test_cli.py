@@ -15,17 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from stamina_lite import cli, metrics, options
-from stamina_lite.bases import load_base
-from stamina_lite.checkpoint import load_task
-from stamina_lite.class_methods import CLASS_METHODS, ClassSettings
-from stamina_lite.drawing import GUIDANCE
-from stamina_lite.evaluation import picture_seed
-from stamina_lite.features import features
-from stamina_lite.images import from_folder, to_pil
-from stamina_lite.method import Settings
-from stamina_lite.methods import METHODS
-from stamina_lite.sequence import ContinualLearner, open_run, restore
+from stamina_lite import cli, measures, options
+from stamina_lite.core.settings import GUIDANCE, ClassSettings, Settings
+from stamina_lite.diffusion.bases import load_base
+from stamina_lite.diffusion.evaluation import picture_seed
+from stamina_lite.diffusion.learner import ContinualLearner, open_run, restore
+from stamina_lite.diffusion.pictures import from_folder
+from stamina_lite.images import to_pil
+from stamina_lite.measures.features import features
+from stamina_lite.methods.registry import CLASS_METHODS, METHODS
+from stamina_lite.runs.files import load_task
 
 QUICK = ["--steps", "2", "--batch", "2", "--rank", "2", "--device", "cpu"]
 
@@ -199,7 +198,7 @@ def test_the_drift_of_each_concept_can_be_had_again_from_the_pictures(benched):
     out, _ = benched
     results = json.loads((out / "results.json").read_text())
     then, now = (features("lite0")(from_folder(out / f"images/after-{task:03d}/amber")) for task in (1, 2))
-    drift = metrics.mmd2(then, now, paired=True)
+    drift = measures.mmd2(then, now, paired=True)
     assert abs(drift) > 1e-4  # the second concept moved the first
     assert results["f_mmd_each"] == [pytest.approx(drift, abs=1e-5)]
     assert results["f_mmd"] == pytest.approx(drift, abs=1e-5)
@@ -400,6 +399,6 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def broken(source):
         raise ValueError("not the user's")
 
-    monkeypatch.setattr("stamina_lite.data.concepts", broken)
+    monkeypatch.setattr("stamina_lite.diffusion.concepts.concepts", broken)
     with pytest.raises(ValueError, match="not the user's"):
         cli.main(["learn", "x", "--method", "lora", "--out", "y"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stamina_lite.closed_form import fisher_diagonal, merge
+from stamina_lite.methods.closed_form import fisher_diagonal, merge
 
 
 def test_the_fisher_diagonal_is_exact_on_a_tiny_model():

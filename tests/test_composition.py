@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from stamina_lite import concepts
-from stamina_lite.composition import Pair, detect, halves, nearer, pasted
-from stamina_lite.evaluation import reference_features
-from stamina_lite.features import features
+from stamina_lite.diffusion.composition import Pair, detect, halves, nearer, pasted
+from stamina_lite.diffusion.evaluation import reference_features
+from stamina_lite.measures.features import features
 
 SIZE = 128  # of the pictures
 

@@ -10,9 +10,11 @@ from base_models import make_tokenizer
 from PIL import Image
 from transformers import AddedToken
 
-from stamina_lite import cli, data
-from stamina_lite.data import check_prompt, check_tokens, concepts, read_image, set_hash
+from stamina_lite import cli, images
+from stamina_lite.diffusion.concepts import concepts, set_hash
+from stamina_lite.diffusion.vocabulary import check_prompt, check_tokens
 from stamina_lite.errors import UserError
+from stamina_lite.images import read_image, to_square
 
 RED = (255, 0, 0)
 
@@ -144,8 +146,8 @@ def test_commands_read_a_panorama_without_a_warning(tmp_path, recwarn):
 
 def test_pillows_limit_stays_while_a_picture_is_decoded(tmp_path, monkeypatch):
     """The limit is the whole process's: other threads read pictures too."""
-    seen, decode = [], data.to_square
-    monkeypatch.setattr(data, "to_square", lambda *a: (seen.append(Image.MAX_IMAGE_PIXELS), decode(*a))[1])
+    seen, decode = [], to_square
+    monkeypatch.setattr(images, "to_square", lambda *a: (seen.append(Image.MAX_IMAGE_PIXELS), decode(*a))[1])
     limit = Image.MAX_IMAGE_PIXELS
     read_image(save(tmp_path / "small.png"), 8)
     assert seen == [limit] and limit

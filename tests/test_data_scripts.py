@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stamina_lite.data import ASSETS
+from stamina_lite.diffusion.concepts import ASSETS
 
 pytest.importorskip("dicebear", reason="needs the build packages: pip install 'stamina-lite[data]'")
 pytest.importorskip("resvg_py", reason="needs the build packages: pip install 'stamina-lite[data]'")

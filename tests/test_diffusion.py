@@ -3,13 +3,13 @@ import torch
 from torch import nn
 
 from stamina_lite import concepts, load_base
-from stamina_lite.adaptation import Adaptation
-from stamina_lite.adapters import Layer
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.drawing import seeded
+from stamina_lite.core.adaptation import Adaptation
+from stamina_lite.core.layers import Layer
+from stamina_lite.core.masks import Mask
+from stamina_lite.core.seeds import seeded
+from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
-from stamina_lite.masks import Mask
-from stamina_lite.methods import METHODS, make_method
+from stamina_lite.methods.registry import METHODS, make_method
 
 FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
 
@@ -311,7 +311,7 @@ def test_a_picture_depends_on_its_own_seed_not_on_the_batch(tiny):
 def test_both_prediction_types_train_towards_their_target(tmp_path, photos):
     from conftest import build_tiny_pipeline
 
-    from stamina_lite.diffusion import target
+    from stamina_lite.diffusion.model import target
 
     pipe = load_base(build_tiny_pipeline(tmp_path, "v_prediction"), device="cpu")
     x, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
@@ -327,7 +327,7 @@ def test_parameter_counts_at_the_shape_of_stable_diffusion_1():
     """Oracle 9, on the meta device: 32 matrices, 19,169,280 weights, 792,576 at rank 16, in % of 859,520,964."""
     from diffusers import UNet2DConditionModel
 
-    from stamina_lite.diffusion import CROSS_ATTENTION
+    from stamina_lite.diffusion.model import CROSS_ATTENTION
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)

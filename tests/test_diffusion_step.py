@@ -19,7 +19,7 @@ import step_tables  # noqa: E402
 from held import Held  # noqa: E402
 from stock_loops import LOOPS, make_loop  # noqa: E402
 
-from stamina_lite import load_base  # noqa: E402
+from stamina_lite import load_base
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from stamina_lite import load_base
-from stamina_lite.data import ASSETS, SETS, concepts, read_image
+from stamina_lite.diffusion.concepts import ASSETS, SETS, concepts
 from stamina_lite.errors import UserError
+from stamina_lite.images import read_image
 
 
 @pytest.fixture(scope="module")

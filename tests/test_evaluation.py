@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from stamina_lite import ContinualLearner, Evaluation, concepts, load_base, metrics, run_sequence
-from stamina_lite.evaluation import SHARED, picture_seed
-from stamina_lite.features import features
-from stamina_lite.images import from_folder
+from stamina_lite import ContinualLearner, Evaluation, concepts, load_base, measures, run_sequence
+from stamina_lite.diffusion.evaluation import SHARED, picture_seed
+from stamina_lite.diffusion.pictures import from_folder
+from stamina_lite.measures.features import features
 
 FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
 
@@ -49,9 +49,9 @@ def test_every_stage_is_measured_over_the_concepts_learned_by_then(lora, photos,
     stage, found = results["stages"][2], concepts(photos)[:2]
     real = [extractors[0](c.load_references(32)) for c in found]
     now = [extractors[0](from_folder(out / "images" / "after-002" / c.name)) for c in found]
-    assert stage["a_mmd_each"] == [pytest.approx(metrics.mmd2(r, x), abs=1e-6) for r, x in zip(real, now, strict=True)]
+    assert stage["a_mmd_each"] == [pytest.approx(measures.mmd2(r, x), abs=1e-6) for r, x in zip(real, now, strict=True)]
     assert stage["a_mmd"] == pytest.approx(sum(stage["a_mmd_each"]) / 2) and len(stage["f_mmd_each"]) == 1
-    assert stage["concept_accuracy"] == metrics.concept_accuracy(now, real)[0]
+    assert stage["concept_accuracy"] == measures.concept_accuracy(now, real)[0]
 
 
 def test_results_say_what_each_picture_was_taken_for_and_how_sure_a_measure_is(lora):

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stamina_lite import ContinualLearner, cli, concepts, load_base
-from stamina_lite.drawing import seeded
+from stamina_lite.core.seeds import seeded
+from stamina_lite.diffusion.export import LORA, answers, export, factorise, lora_key
+from stamina_lite.diffusion.history import PAST
 from stamina_lite.errors import UserError
-from stamina_lite.export import LORA, answers, export, factorise, lora_key
-from stamina_lite.methods import make_method
-from stamina_lite.past import PAST
+from stamina_lite.methods.registry import make_method
 
 QUICK = {"steps": 2, "batch": 2, "rank": 2, "lr": 0.05}
 PROMPTS = ["a photo of <amber>", "a picture of <berry> in front of <amber>"]
@@ -270,7 +270,7 @@ def test_what_half_precision_learned_is_verified_exactly(tiny_folder, photos, tm
     assert told.difference <= 1e-5 < 1e-3 < told.effect
     assert learner.model.unet.dtype == dtype, "the model itself stays as it was"
     if kind == "lora":
-        monkeypatch.setattr("stamina_lite.export.factorise", lambda change, rank: factorise(change / 2, rank))
+        monkeypatch.setattr("stamina_lite.diffusion.export.factorise", lambda change, rank: factorise(change / 2, rank))
         with pytest.raises(RuntimeError, match="stock code reads another model"):
             export(learner, kind, tmp_path / "half", base)
 

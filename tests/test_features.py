@@ -8,14 +8,15 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-import stamina_lite.features as module
-from stamina_lite.data import concepts as concepts_of
+import stamina_lite.measures.features as module
+from stamina_lite.diffusion.concepts import concepts as concepts_of
+from stamina_lite.diffusion.evaluation import reference_features
 from stamina_lite.errors import UserError
-from stamina_lite.evaluation import reference_features
-from stamina_lite.features import Clip, features, prepare
-from stamina_lite.metrics import concept_accuracy, mmd2
+from stamina_lite.measures.accuracy import concept_accuracy
+from stamina_lite.measures.features import Clip, features, prepare
+from stamina_lite.measures.mmd import mmd2
 
-CONCEPTS = Path(module.__file__).parent / "assets" / "concepts" / "mini50"
+CONCEPTS = Path(module.__file__).parents[1] / "assets" / "concepts" / "mini50"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import real_sets
 from PIL import Image
 from real_pictures import full_disk, middle, photo, rows_of, run, said, tree
 
-from stamina_lite.data import concepts
+from stamina_lite.diffusion.concepts import concepts
 
 pytestmark = pytest.mark.usefixtures("small_sets")
 # Google Landmarks: landmark -> category, pictures. 300 and 8 have most; 5 is no waterfall; 9 has too few pictures.

@@ -8,10 +8,10 @@ import yaml
 
 from stamina_lite import cli
 from stamina_lite.errors import UserError
-from stamina_lite.grid import SEAL, check_seal, load_grid, results_hash
-from stamina_lite.methods import METHODS
-from stamina_lite.report import write_report
-from stamina_lite.reproduce import reproduce
+from stamina_lite.methods.registry import METHODS
+from stamina_lite.reproduction.grids import SEAL, check_seal, load_grid, results_hash
+from stamina_lite.reproduction.notebooks import reproduce
+from stamina_lite.reproduction.report import write_report
 
 ROWS = {
     "lora": {"steps": 1, "batch": 1, "rank": 1},

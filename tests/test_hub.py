@@ -12,7 +12,7 @@ import pytest
 from base_files import FIRST, SECOND, change, learn_to, same, told
 
 from stamina_lite import cli, load_base
-from stamina_lite.bases import resolve
+from stamina_lite.diffusion.bases import resolve
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -79,7 +79,7 @@ SCRIPT = """
 import contextlib, io, json, sys, urllib.request
 from pathlib import Path
 from stamina_lite import UserError, cli, load_base
-from stamina_lite.bases import resolve
+from stamina_lite.diffusion.bases import resolve
 
 photos, out, hub = sys.argv[1:]
 said = {}

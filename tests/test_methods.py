@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from stamina_lite.adapters import Layer, LowRank, MaskedLowRank
+from stamina_lite.core.adapters import LowRank, MaskedLowRank
+from stamina_lite.core.layers import Layer
+from stamina_lite.core.settings import Settings
+from stamina_lite.core.tokens import MLP, Vector
 from stamina_lite.errors import UserError
-from stamina_lite.method import Settings
-from stamina_lite.methods import METHODS, l_forget, make_method
-from stamina_lite.tokens import MLP, Vector
+from stamina_lite.methods.lora import l_forget
+from stamina_lite.methods.registry import METHODS, make_method
 
 
 def generator(seed=0):

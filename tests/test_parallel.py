@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stamina_lite import cli
-from stamina_lite.checkpoint import load_task
+from stamina_lite.runs.files import load_task
 
 LEARN = ["--steps", "4", "--batch", "4", "--rank", "2", "--lr", "0.01", "--drawn", "4", "--device", "cpu"]
 

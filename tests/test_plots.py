@@ -12,12 +12,14 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from stamina_lite import plots
-from stamina_lite.checkpoint import save_task
-from stamina_lite.data import concepts
+from stamina_lite.core.masks import mask_overlap
+from stamina_lite.diffusion.concepts import concepts
 from stamina_lite.errors import UserError
-from stamina_lite.methods import METHODS
-from stamina_lite.metrics import mask_overlap
-from stamina_lite.widgets import gallery
+from stamina_lite.methods.registry import METHODS
+from stamina_lite.plots.concepts import pairwise_overlap, then_and_now
+from stamina_lite.plots.gallery import gallery
+from stamina_lite.plots.style import COLOURS, ROWS, apart, mean_series
+from stamina_lite.runs.files import save_task
 
 matplotlib.use("Agg")
 
@@ -71,10 +73,10 @@ def run(tmp_path):
 
 
 def test_every_method_has_a_colour_of_its_own():
-    assert [*plots.COLOURS] == [*METHODS]
-    everything = plots.COLOURS | plots.ROWS
-    assert len({to_rgb(c) for c in everything.values()}) == len(METHODS) + len(plots.ROWS)
-    assert plots.colour("a reader's own") not in plots.COLOURS.values()
+    assert [*COLOURS] == [*METHODS]
+    everything = COLOURS | ROWS
+    assert len({to_rgb(c) for c in everything.values()}) == len(METHODS) + len(ROWS)
+    assert plots.colour("a reader's own") not in COLOURS.values()
 
 
 def test_weight_change_has_a_line_a_method_and_averages_seeds():
@@ -95,7 +97,7 @@ def test_tasks_are_whole_numbers(draw):
 
 
 def test_unequal_lengths_are_averaged_as_far_as_they_go():
-    tasks, mean = plots.mean_series([[1.0, 2.0, 3.0], [3.0]])
+    tasks, mean = mean_series([[1.0, 2.0, 3.0], [3.0]])
     assert tasks == [1, 2, 3] and mean == [2.0, 2.0, 3.0]
 
 
@@ -113,7 +115,7 @@ def test_forgetting_pairs_each_concept_but_the_last(keys):
     """JSON's keys are text, those of run_sequence's own results are numbers."""
     results = made_up(n=4)
     results["mmd"] = {keys(i): {keys(j): v for j, v in row.items()} for i, row in results["mmd"].items()}
-    assert plots.then_and_now(results) == [(2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]
+    assert then_and_now(results) == [(2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]
     assert plots.forgetting([results]).axes[0].collections[0].get_offsets().tolist() == [[2, 3], [3, 4], [4, 5]]
 
 
@@ -137,13 +139,13 @@ def test_pairwise_overlap_is_that_of_metrics():
     rows = (
         torch.rand(5, 300, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.1, 0.9, 5)[:, None]
     ).float()
-    overlap, chance = plots.pairwise_overlap(rows)
+    overlap, chance = pairwise_overlap(rows)
     for i in range(5):
         for j in range(5):
             expected = mask_overlap(rows[i], rows[j])
             assert (overlap[i, j].item(), chance[i, j].item()) == pytest.approx(expected, abs=1e-6)
     assert overlap[0, 4] < 0.2 < overlap[3, 4]
-    assert plots.pairwise_overlap(torch.zeros(2, 4))[0].tolist() == [[0, 0], [0, 0]]
+    assert pairwise_overlap(torch.zeros(2, 4))[0].tolist() == [[0, 0], [0, 0]]
 
 
 def test_mask_panel_shows_density_and_overlap(run):
@@ -236,7 +238,7 @@ def test_gallery_shows_real_pictures_below(run, tmp_path):
 
 @pytest.mark.parametrize("heights", [[0.1, 0.5, 0.9], [0.5, 0.5, 0.51], [0.97, 0.98, 1.0], [0.4] * 40, [0.3], []])
 def test_names_beside_a_plot_stand_apart_and_near_their_points(heights):
-    places = plots.apart(heights)
+    places = apart(heights)
     room = min(0.05, 1 / max(len(heights) - 1, 1))
     assert all(b - a > room - 1e-9 for a, b in zip(places, places[1:], strict=False))
     assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)

@@ -8,10 +8,11 @@ import torch
 from base_files import FEW, learn_to, same
 from diffusers import UNet2DConditionModel
 
-from stamina_lite import ContinualLearner, bases, cli, concepts, load_base, make_method
-from stamina_lite.bases import load_recorded, precision
-from stamina_lite.diffusion import TextToImage
-from stamina_lite.drawing import seeded
+from stamina_lite import ContinualLearner, cli, concepts, load_base, make_method
+from stamina_lite.core.seeds import seeded
+from stamina_lite.diffusion import bases
+from stamina_lite.diffusion.bases import load_recorded, precision
+from stamina_lite.diffusion.model import TextToImage
 
 
 def test_precision_is_what_the_device_is_good_at(monkeypatch):

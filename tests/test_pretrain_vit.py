@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from stamina_lite.class_sets import ClassSet
+from stamina_lite.classification.datasets import ClassSet
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pretrain_diffusion import ProductEmbedding, grow, min_snr, text_share
 from training_state import Budget, Run, average_gradients, rate
 
 from stamina_lite import load_base
-from stamina_lite.tokens import random_start
+from stamina_lite.core.tokens import random_start
 
 
 class Killed(Exception):

@@ -3,9 +3,9 @@ import timm
 import torch
 from torch.nn.functional import normalize
 
+from stamina_lite.core.settings import AdapterSettings
 from stamina_lite.errors import UserError
-from stamina_lite.method import AdapterSettings
-from stamina_lite.prompts import (
+from stamina_lite.methods.prompts import (
     L2P,
     CODAPrompt,
     ComponentPool,

@@ -7,7 +7,7 @@ import pytest
 from real_pictures import photo
 
 from stamina_lite import cli
-from stamina_lite.data import concepts
+from stamina_lite.diffusion.concepts import concepts
 from stamina_lite.errors import UserError
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from test_plots import made_up
 
 from stamina_lite.errors import UserError
-from stamina_lite.report import MEASURES, write_report
+from stamina_lite.reproduction.report import MEASURES, write_report
 
 
 def write_run(folder, results=None, **about):

@@ -10,9 +10,9 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from stamina_lite import cli
-from stamina_lite import reproduce as module
 from stamina_lite.errors import UserError
-from stamina_lite.reproduce import reproduce
+from stamina_lite.reproduction import notebooks as module
+from stamina_lite.reproduction.notebooks import reproduce
 
 PARAMETERS = 'RATE = 0.5  # type: how fast\nWHERE = "here"  # type: a folder\nFAIL = False'
 BODY = """import os, sys, uuid

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stamina_lite import ContinualLearner, concepts, load_base
-from stamina_lite.export import export
+from stamina_lite.diffusion.export import export
 
 FEW = {"steps": 2, "batch": 2, "rank": 2, "mask_rank": 2, "lr": 0.05}
 STOCK = """

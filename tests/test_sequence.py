@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from stamina_lite import ContinualLearner, concepts, load_base
+from stamina_lite.diffusion.learner import open_run
 from stamina_lite.errors import UserError
-from stamina_lite.sequence import open_run
 
 FEW = {"steps": 4, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
 
@@ -156,7 +156,7 @@ def test_the_record_holds_the_norms_of_the_folded_weights(tiny, photos, tmp_path
 
 def test_the_record_holds_the_masks_overlap_with_the_task_before(tiny_folder, photos, tmp_path):
     """Also where the task before was learned by a process that is gone."""
-    from stamina_lite.metrics import mask_overlap
+    from stamina_lite.core.masks import mask_overlap
 
     for count in (1, 2):
         learner = ContinualLearner(load_base(tiny_folder, device="cpu"), "stamina", 0, tmp_path / "run", **FEW)

@@ -7,7 +7,7 @@ import matplotlib.image
 import torch
 
 from stamina_lite import concepts, load_base, make_method
-from stamina_lite.diffusion import TextToImage
+from stamina_lite.diffusion.model import TextToImage
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

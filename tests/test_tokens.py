@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from stamina_lite import tokens
+from stamina_lite.core import tokens
+from stamina_lite.diffusion.vocabulary import add_token
 
 
 def generator(seed=0):
@@ -76,10 +77,10 @@ def test_random_start_has_the_spread_of_the_vocabulary():
 
 def test_adding_a_token_keeps_every_row(tiny):
     table = tiny.text_encoder.get_input_embeddings().weight.detach().clone()
-    index = tokens.add_token(tiny.tokenizer, tiny.text_encoder, "<person-01>")
+    index = add_token(tiny.tokenizer, tiny.text_encoder, "<person-01>")
     grown = tiny.text_encoder.get_input_embeddings().weight
     assert index == len(table) and torch.equal(grown[:index], table)
     ids = tiny.tokenizer("a photo of <person-01> with <person-01>").input_ids
     assert ids.count(index) == 2
     with pytest.raises(ValueError, match="in the vocabulary already"):
-        tokens.add_token(tiny.tokenizer, tiny.text_encoder, "<person-01>")
+        add_token(tiny.tokenizer, tiny.text_encoder, "<person-01>")

@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from stamina_lite import versions
+from stamina_lite.runs import versions
 
 
 def test_a_run_tells_packages_processor_and_threads():

@@ -14,7 +14,7 @@ import papermill
 import pytest
 import yaml
 
-from stamina_lite.bases import EMBEDDED
+from stamina_lite.diffusion.bases import EMBEDDED
 
 HOME = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))

@@ -5,7 +5,7 @@ import torch
 from cleanfid.fid import kernel_distance
 from torchmetrics.image.kid import poly_mmd
 
-from stamina_lite.metrics import kid, mmd2
+from stamina_lite.measures.mmd import kid, mmd2
 
 
 @pytest.fixture

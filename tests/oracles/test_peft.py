@@ -5,7 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from stamina_lite.adapters import Layer, LowRank
+from stamina_lite.core.adapters import LowRank
+from stamina_lite.core.layers import Layer
 
 
 def ours(seed, weight):

@@ -1,0 +1,1 @@
+"""Image classification: datasets, and a stock timm VisionTransformer that learns their classes."""

@@ -1,0 +1,56 @@
+"""Vision Transformers for the classification half: the embedded one, a folder, or a name of timm's hub."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ..errors import UserError
+from ..runs.devices import check_device
+from ..runs.files import read_json
+
+EMBEDDED = {"mini": Path(__file__).parents[1] / "assets" / "vit"}
+WRONG = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, SafetensorError)
+IMAGENET_R = "vit_base_patch16_224.augreg_in21k_ft_in1k"  # a bare vit_base_patch16_224 would mean other weights
+
+
+def load_backbone(base: str | Path = "mini", device: str | None = None):
+    """A stock timm VisionTransformer, from the embedded one ("mini"), a folder as timm writes it, or a timm model name.
+
+    Only safetensors are read, never a pickle. device: cuda where there is one, else cpu. Raises UserError where the
+    device is not there, a folder lacks a file or does not fit together, or a name is not known or cannot be fetched.
+    """
+    import timm
+    import torch
+
+    check_device(device)
+    folder = EMBEDDED.get(str(base), Path(base))
+    name = str(base)
+    if folder.exists():
+        for file in ("config.json", "model.safetensors"):
+            if not (folder / file).is_file():
+                raise UserError(f"{folder} is no timm folder: {file} is missing")
+        config = read_json(folder / "config.json")
+        if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+            raise UserError(f"{folder}/config.json names no architecture: restore the folder")
+        name = f"local-dir:{folder}"
+    elif name.startswith((".", "/", "~")) or not timm.is_model(name.partition(".")[0]):
+        known = ", ".join(EMBEDDED)
+        raise UserError(f"no backbone at {base}: give {known}, a folder, or a timm model name as {IMAGENET_R}")
+    elif not timm.get_pretrained_cfg(name).hf_hub_id:
+        raise UserError(f"{base} is not on the hub, only as a pickle elsewhere: choose a model that is, or a folder")
+    try:
+        vit = timm.create_model(name, pretrained=True)
+    except WRONG as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"cannot load the backbone {base} ({told}): restore its files, or choose another") from None
+    if not all(weight.isfinite().all() for weight in vit.state_dict().values()):
+        raise UserError(f"the backbone {base} holds weights that are no finite numbers: restore its files")
+    return vit.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def precision(device):
+    """The dtype that a ViT computes in: fp32, or bf16 on a GPU that is fast at it. fp16 would need a scaled loss."""
+    import torch
+
+    fast = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32

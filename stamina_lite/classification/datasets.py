@@ -1,0 +1,275 @@
+"""Image classification class by class: pictures with their classes, split for training and testing, and cut into tasks.
+
+`renditions` is shipped; `imagenet-r` is read from a folder that data_scripts/imagenet_r.py fills.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import UserError
+from .image_files import Files
+
+RENDITIONS = Path(__file__).parents[1] / "assets" / "renditions"
+IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
+
+
+class Pictures(Protocol):
+    """Pictures and their classes. size: S in px; labels: (n,) integers; load: places -> (m, 3, S, S) in [0, 1].
+
+    With a generator pictures are cut, scaled and flipped at random, as for training; without one they are as they are.
+    stream: the same for many places, a part after another. content: bytes that tell these pictures from others, for a
+    hash. of: only the pictures at these places.
+    """
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]: ...
+
+    def content(self) -> bytes: ...
+
+    def of(self, places: Tensor) -> "Pictures": ...
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """name, the classes' names, and the two halves of their pictures; a picture's label is its class's place."""
+
+    name: str
+    classes: list[str]
+    train: Pictures
+    test: Pictures
+
+    def first(self, n: int) -> "ClassSet":
+        """Its first n classes. Raises UserError where there are not so many."""
+        if n > len(self.classes):
+            raise UserError(f"{self.name} has {len(self.classes)} classes, not {n}: choose fewer")
+        halves = [half.of(of_classes(half, range(n))) for half in (self.train, self.test)]
+        return ClassSet(self.name, self.classes[:n], *halves)
+
+    def hash(self) -> str:
+        """Short sha256 of the classes' names and both halves."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for half in (self.train, self.test):
+            digest.update(half.labels.numpy().tobytes())
+            digest.update(half.content())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures in memory: images (n, 3, S, S) uint8."""
+
+    images: Tensor
+    labels: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.images.shape[-1]
+
+    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        x = self.images[places].float() / 255
+        return x if generator is None else resized_crop(x, generator)
+
+    def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        return (self.load(places, generator) for places in parts)
+
+    def content(self) -> bytes:
+        return self.images.numpy().tobytes()
+
+    def of(self, places: Tensor) -> "Decoded":
+        return Decoded(self.images[places], self.labels[places])
+
+
+def class_order(classes: int, seed: int) -> list[int]:
+    """The order in which classes come: as they are for seed 0, else shuffled as in the code of CODA-Prompt."""
+    order = list(range(classes))
+    if seed > 0:
+        random.Random(seed).shuffle(order)
+    return order
+
+
+def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
+    """Labels of the classes of every task. Raises UserError where the classes cannot be shared out evenly."""
+    if tasks < 1 or classes % tasks:
+        ways = [n for n in range(1, classes + 1) if classes % n == 0]
+        raise UserError(f"{classes} classes make no {tasks} equal tasks: choose {', '.join(map(str, ways))}")
+    order, each = class_order(classes, seed), classes // tasks
+    return [order[k : k + each] for k in range(0, classes, each)]
+
+
+@dataclass(frozen=True)
+class TaskPictures:
+    """The training pictures of some classes: places (n,) in `pictures`."""
+
+    pictures: Pictures
+    places: Tensor
+    classes: list[int]
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """All pictures once, in a random order and cut at random: (m, 3, S, S), (m,), the last batch smaller."""
+        order = self.places[torch.randperm(len(self.places), generator=generator)]
+        parts = order.split(size)
+        for places, x in zip(parts, self.pictures.stream(parts, generator), strict=True):
+            yield x, self.pictures.labels[places]
+
+
+def task_pictures(pictures: Pictures, classes: list[int]) -> TaskPictures:
+    return TaskPictures(pictures, of_classes(pictures, classes), classes)
+
+
+def of_classes(pictures: Pictures, classes: Sequence[int]) -> Tensor:
+    """Places of the pictures of some classes: (m,)."""
+    return torch.isin(pictures.labels, torch.as_tensor(classes)).nonzero()[:, 0]
+
+
+def class_set(name: str, folder: Path | None = None, classes: int | None = None, size: int = 224) -> ClassSet:
+    """A set of CLASS_SETS, or its first classes. folder: where imagenet-r is, size: px it is loaded at.
+
+    Raises UserError as the sets do.
+    """
+    if name == "imagenet-r" and folder is None:
+        raise UserError("imagenet-r is read from a folder: give --data DIR, filled by data_scripts/imagenet_r.py")
+    if name != "imagenet-r" and folder is not None:
+        raise UserError(f"{name} is in the package: leave --data out")
+    found = CLASS_SETS[name](folder, size) if folder else CLASS_SETS[name]()
+    return found.first(classes) if classes else found
+
+
+def renditions(part: str = "classes", share_alike: bool = True) -> ClassSet:
+    """The shipped mini ImageNet-R: 200 emoji of twelve icon sets, in eight techniques. A class's test pictures are by
+    artists whose drawings of it are never trained on.
+
+    part: "classes", or "tuning" for the 50 others that settings are chosen on. share_alike: with the drawings under
+    CC-BY-SA, where they are there. Raises UserError for a damaged or missing sheet.
+    """
+    if part not in ("classes", "tuning"):
+        raise UserError(f"renditions has no part {part}: choose classes or tuning")
+    return _renditions(part, share_alike and (RENDITIONS / "share-alike").is_dir())
+
+
+@cache
+def _renditions(part: str, share_alike: bool) -> ClassSet:
+    about = metadata()
+    names = [n for n in about["classes"] if (n in about["tuning"]) == (part == "tuning")]
+    found: dict[str, tuple[list, list]] = {"train": ([], []), "test": ([], [])}
+    for label, name in enumerate(names):
+        for kind in ("pictures", "share-alike") if share_alike else ("pictures",):
+            rows = about["classes"][name].get(kind, {"rows": []})["rows"]
+            home = RENDITIONS if kind == "pictures" else RENDITIONS / kind
+            tiles = read_sheet(home / f"{name}.webp", len(rows), about["size"], about["columns"]) if rows else ()
+            for tile, (_, _, split) in zip(tiles, rows, strict=True):
+                found[split][0].append(tile)
+                found[split][1].append(label)
+    halves = {split: Decoded(torch.stack(tiles), torch.tensor(labels)) for split, (tiles, labels) in found.items()}
+    return ClassSet("renditions" if part == "classes" else part, names, **halves)
+
+
+def metadata() -> dict:
+    """What metadata.json says of the sheets: size, icon sets and licences, every picture's set, style and split."""
+    return json.loads((RENDITIONS / "metadata.json").read_text(encoding="utf-8"))
+
+
+def read_sheet(file: Path, n: int, size: int, columns: int) -> Tensor:
+    """The first n pictures of a sheet: (n, 3, size, size) uint8."""
+    try:
+        with Image.open(file) as image:
+            whole = torch.from_numpy(np.array(image.convert("RGB")))
+    except (OSError, UnidentifiedImageError):
+        raise UserError(f"cannot read {file}: install the package anew") from None
+    tiles = whole.unfold(0, size, size).unfold(1, size, size).flatten(0, 1)  # (rows * columns, 3, size, size)
+    if whole.shape[1] != columns * size or len(tiles) < n:
+        raise UserError(f"{file} holds {len(tiles)} pictures, not {n}: install the package anew")
+    return tiles[:n]
+
+
+def imagenet_r(folder: Path | str, size: int = 224) -> ClassSet:
+    """ImageNet-R with the split of the CODA-Prompt code: folder/imagenet-r_train.yaml, _test.yaml and class folders.
+
+    Raises UserError for a missing file or picture, for pictures in both halves, and for names the folder does not know.
+    """
+    folder = Path(folder)
+    halves = {split: read_split(folder, split, size) for split in IMAGENET_R}
+    both = {*halves["train"].files} & {*halves["test"].files}
+    if both:
+        raise UserError(f"{min(both)} is to be trained on and tested: fetch the split files again")
+    named: dict[int, str] = {}
+    for half in halves.values():
+        for file, label in zip(half.files, half.labels.tolist(), strict=True):
+            if named.setdefault(label, file.parent.name) != file.parent.name:
+                raise UserError(f"class {label} is {named[label]} and {file.parent.name}: fetch the split files again")
+    if sorted(named) != [*range(len(named))]:
+        raise UserError(f"{folder}: classes 0 to {max(named)} are not all there: fetch the split files again")
+    for split, half in halves.items():
+        bare = {*named} - {*half.labels.tolist()}
+        if bare:
+            raise UserError(f"{named[min(bare)]} has no pictures in the {split} half: fetch the split files again")
+    return ClassSet("imagenet-r", [named[k] for k in range(len(named))], **halves)
+
+
+def read_split(folder: Path, split: str, size: int) -> Files:
+    """One half of the public split; its paths data/imagenet-r/CLASS/NAME.jpg are read below `folder`."""
+    import yaml
+
+    file = folder / f"imagenet-r_{split}.yaml"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: python data_scripts/imagenet_r.py --out {folder}")
+    try:
+        content = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        names = [Path(*Path(name).parts[-2:]) for name in content["data"]]
+        targets = content["targets"]
+        if not all(type(target) is int for target in targets):
+            raise TypeError("targets are whole numbers")
+        labels = torch.tensor(targets)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise UserError(f"{file} is damaged: python data_scripts/imagenet_r.py --out {folder}") from None
+    if len(names) != len(labels) or not names:
+        raise UserError(f"{file} has {len(names)} pictures and {len(labels)} classes: fetch it again")
+    if len({*names}) < len(names):
+        raise UserError(f"{file} names a picture twice: fetch it again")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(names)} pictures of {file.name} are not in {folder}, {missing[0]} among them: "
+            f"python data_scripts/imagenet_r.py --out {folder}"
+        )
+    return Files([folder / name for name in names], labels, size)
+
+
+def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -> Tensor:
+    """Every picture of a batch scaled, shifted and flipped at random, at once: (n, 3, S, S) -> the same shape.
+
+    smallest: the least share of a side that is kept. A drawing fills its picture, so less is cut than from photographs.
+    """
+    side, *shift = torch.rand(3, len(x), generator=generator)
+    side = smallest + (1 - smallest) * side
+    flip = torch.where(torch.rand(len(x), generator=generator) < 0.5, -1.0, 1.0)
+    move = [(2 * s - 1) * (1 - side) for s in shift]
+    zero = torch.zeros_like(side)
+    where = torch.stack([torch.stack([side * flip, zero, move[0]], 1), torch.stack([zero, side, move[1]], 1)], 1)
+    grid = F.affine_grid(where.to(x), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+CLASS_SETS: dict[str, Callable[..., ClassSet]] = {
+    "renditions": renditions,
+    "tuning": partial(renditions, "tuning"),
+    "imagenet-r": imagenet_r,
+}

@@ -1,0 +1,110 @@
+"""Pictures on disk: read, cut and scaled by threads, ahead of the model that learns from them."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from ..errors import UserError
+from ..images import to_8_bit
+
+ENLARGED = 256 / 224  # test pictures are this much larger than what is cut from their middle
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # what is cut to train on: share of the area, and width to height
+
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures on disk, size px when loaded: RandomResizedCrop and flip for training, Resize and CenterCrop else."""
+
+    files: Sequence[Path]
+    labels: Tensor
+    size: int = 224
+
+    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return next(self.stream([places], generator))
+
+    def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """While one part is used the next is read, a thread a core: Pillow gives way to others as it decodes.
+
+        What is cut of a picture depends on a seed that is drawn for it at once, not on which thread comes first.
+        """
+        seeds: list[int | None] = [None] * sum(map(len, parts))
+        if generator is not None:
+            seeds = torch.randint(2**62, (len(seeds),), generator=generator).tolist()
+        waiting: deque[tuple[Tensor, Iterator[None]]] = deque()
+        given = iter(seeds)
+        threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pictures")
+        try:
+            for places in parts:
+                x = torch.empty(len(places), 3, self.size, self.size, pin_memory=torch.cuda.is_available())
+                files = [self.files[k] for k in places.tolist()]
+                waiting.append((x, threads.map(self._fill, x, files, given)))
+                if len(waiting) > 1:
+                    yield ready(*waiting.popleft())
+            while waiting:
+                yield ready(*waiting.popleft())
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def _fill(self, x: Tensor, file: Path, seed: int | None) -> None:
+        image = read(file)
+        if seed is None:
+            image = transforms.center_crop(transforms.resize(image, [round(self.size * ENLARGED)]), [self.size])
+        else:
+            image = cut(image, self.size, torch.Generator().manual_seed(seed))
+        x.copy_(transforms.pil_to_tensor(image)).div_(255)
+
+    def content(self) -> bytes:
+        """Their names: to read 30,000 files for a hash would take minutes."""
+        return "\n".join("/".join(Path(file).parts[-2:]) for file in self.files).encode()
+
+    def of(self, places: Tensor) -> "Files":
+        return Files([self.files[k] for k in places.tolist()], self.labels[places], self.size)
+
+
+def ready(x: Tensor, filled: Iterator[None]) -> Tensor:
+    """A part, once all of its pictures are there; what could not be read is raised here."""
+    for _ in filled:
+        pass
+    return x
+
+
+def read(file: Path) -> Image.Image:
+    """A picture, or UserError naming it where it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            grey = image.mode[0] in "IF"  # 16 bits or more, which Pillow's own conversion clips at 255
+            return (to_8_bit(image) if grey else image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        raise UserError(f"cannot read {file}: replace it, or take it out of the split") from None
+
+
+def cut(image: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    """RandomResizedCrop and RandomHorizontalFlip of torchvision, which know no generator but torch's own."""
+    image = transforms.resized_crop(image, *crop_box(image.height, image.width, generator), [size, size])
+    return transforms.horizontal_flip(image) if torch.rand(1, generator=generator) < 0.5 else image
+
+
+def crop_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of what RandomResizedCrop would cut, drawn as it draws."""
+
+    def between(low: float, high: float) -> float:
+        return torch.empty(1).uniform_(low, high, generator=generator).item()
+
+    for _ in range(10):
+        area = height * width * between(*SCALE)
+        ratio = math.exp(between(*map(math.log, RATIO)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = (int(torch.randint(n + 1, (1,), generator=generator)) for n in (height - h, width - w))
+            return top, left, h, w
+    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))  # the middle of a narrow picture
+    return (height - h) // 2, (width - w) // 2, h, w

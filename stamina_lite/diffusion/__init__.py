@@ -1,0 +1,1 @@
+"""Text-to-image: concepts, a stock StableDiffusionPipeline that learns them, its evaluation and its exports."""

@@ -1,0 +1,190 @@
+"""Concepts and their pictures: the embedded sets, a user's own folders, and what is wrong with them in one line.
+
+A concept is a folder of pictures; its token in a prompt is the folder's name in angle brackets. Whatever a user's
+pictures are (greyscale, CMYK, 16-bit, transparent, rotated by EXIF, huge), a model sees RGB squares.
+"""
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UserError
+from ..images import read_image
+
+ASSETS = Path(__file__).parents[1] / "assets" / "concepts"
+SETS = ("mini50", "people25", "falls25", "mini10", "tune5", "tune20")
+REAL = "celeba-landmarks50"
+HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # of it: folder -> what builds it
+ORDERS = ("alternate", "people first", "waterfalls first")
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A thing to be learned from pictures: images are for training, references for measuring."""
+
+    name: str
+    images: tuple[Path, ...]
+    references: tuple[Path, ...]
+
+    @property
+    def token(self) -> str:
+        """The concept's word in prompts, such as "<person-03>"."""
+        return f"<{self.name}>"
+
+    def load(self, size: int) -> Tensor:
+        """The training pictures: (n, 3, size, size) float32 in [-1, 1]."""
+        return torch.stack([read_image(path, size) for path in self.images])
+
+    def load_references(self, size: int) -> Tensor:
+        """The reference pictures: (n, 3, size, size) float32 in [-1, 1]."""
+        return torch.stack([read_image(path, size) for path in self.references])
+
+
+def concepts(
+    source: str | Path, order: str = "alternate", count: int | None = None, shuffle: int = 0,
+    data: str | Path | None = None,
+) -> list[Concept]:  # fmt: skip
+    """The concepts of an embedded set (a name of SETS) or of a user's folder, in the order in which they are learned.
+
+    The real set of the papers, REAL, is read from the folder `data`, which scripts in data_scripts fill; that folder
+    itself may be named instead.
+
+    A user's folder has one sub-folder of pictures a concept, taken in the order of their names; or it has pictures
+    itself and is one concept. A folder of the same shape beside it, FOLDER-references, holds pictures to measure with;
+    without it the training pictures serve for both. `order` is for the named sets; `count` keeps the first so many.
+    shuffle: a seed by which people change places with people and waterfalls with waterfalls (of a user's folder, any
+    with any); 0 leaves them as they are.
+
+    Raises UserError, also for a picture that cannot be read: better now than after hours of learning.
+    """
+    if order not in ORDERS:
+        raise UserError(f"unknown order {order!r}: choose {', '.join(ORDERS)}")
+    if data is None and all((Path(source) / half).is_dir() for half in HALVES):
+        source, data = REAL, source
+    if source == REAL:
+        found = real(data, order, shuffle)
+    elif data is not None:
+        raise UserError(f"{source} is no set that is read from a folder: leave --data out")
+    elif source in SETS:
+        found = embedded(source, order, shuffle)
+    elif order != "alternate":
+        raise UserError(f"order {order!r} is for embedded sets only: leave it out, folders are taken by name")
+    else:
+        found = from_folder(Path(source))
+        found = random.Random(shuffle).sample(found, len(found)) if shuffle else found
+    if count is not None and not 1 <= count <= len(found):
+        raise UserError(f"{count} concepts asked for, {source} has {len(found)}: choose 1 to {len(found)}")
+    return found[:count]
+
+
+def embedded(name: str, order: str, shuffle: int = 0) -> list[Concept]:
+    """A set that comes with the package, as its manifest lists it."""
+    manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
+    names, entries = list(manifest["sets"][name]), manifest["concepts"]
+    kinds = [entries[n]["kind"] for n in names]
+    for kind in dict.fromkeys(kinds) if shuffle else ():
+        places = [k for k, other in enumerate(kinds) if other == kind]
+        mixed = [names[k] for k in random.Random(shuffle).sample(places, len(places))]
+        for place, n in zip(places, mixed, strict=True):
+            names[place] = n
+    first = {"people first": "person", "waterfalls first": "waterfall"}.get(order)
+    if first:
+        names = sorted(names, key=lambda n: entries[n]["kind"] != first)  # stable: each kind keeps its order
+    folders = [[ASSETS / entries[n][use]["folder"] for use in ("train", "references")] for n in names]
+    return [Concept(n, pictures(train), pictures(more)) for n, (train, more) in zip(names, folders, strict=True)]
+
+
+def real(data: str | Path | None, order: str, shuffle: int = 0) -> list[Concept]:
+    """REAL from its folder: people and waterfalls in turn, what one half has more at the end; as `embedded` else."""
+    if data is None:
+        raise UserError(f"{REAL} is read from a folder: give --data DIR, filled by data_scripts/celeba_hq.py")
+    for half, script in HALVES.items():
+        if not (Path(data) / half).is_dir():
+            raise UserError(f"{Path(data) / half} is missing: python data_scripts/{script} builds it")
+    people, falls = (from_folder(Path(data) / half) for half in HALVES)
+    if shuffle:
+        people, falls = (random.Random(shuffle).sample(half, len(half)) for half in (people, falls))
+    pairs = [c for pair in zip_longest(people, falls) for c in pair if c]
+    found = {"people first": people + falls, "waterfalls first": falls + people}.get(order, pairs)
+    refuse_same_names(found, Path(data))
+    return found
+
+
+def from_folder(folder: Path) -> list[Concept]:
+    """The concepts of a user's folder: see `concepts`."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: give the folder that holds it")
+    if not folder.is_dir():
+        raise UserError(f"no set or folder is called {folder}: choose {', '.join(SETS)} or a folder of pictures")
+    inside = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    if inside and pictures(folder):
+        raise UserError(f"{folder} holds both pictures and folders: move the pictures into a folder of their own")
+    if not inside and not pictures(folder):
+        raise UserError(f"no images in {folder}: expected .png, .jpg or .webp, or one sub-folder a concept")
+    root = folder.resolve()  # "." has a name too
+    beside = root.parent / f"{root.name}-references"
+    sources = [(f.name, f, beside / f.name) for f in inside] or [(root.name, folder, beside)]
+    found = [user_concept(*source) for source in sources]
+    refuse_same_names(found, folder)
+    for path in dict.fromkeys(path for concept in found for path in concept.images + concept.references):
+        read_image(path, 8)
+    return found
+
+
+def user_concept(name: str, folder: Path, references: Path) -> Concept:
+    """One folder of pictures as a concept, with "-" for the spaces in its name."""
+    name = name.replace(" ", "-")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(f"{name!r} cannot be a concept's name: rename the folder with a-z, 0-9, - and _ only")
+    images = pictures(folder)
+    if not images:
+        raise UserError(f"no images in {folder}: expected .png, .jpg or .webp")
+    return Concept(name, images, (pictures(references) if references.is_dir() else ()) or images)
+
+
+def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
+    """Raise UserError for names that are equal or differ in capitals only: tokenizers lower all letters."""
+    seen: dict[str, str] = {}
+    for concept in concepts:
+        key = concept.name.lower()
+        if key in seen:
+            raise UserError(f"two concepts in {folder} are called {concept.name} ({seen[key]}): rename one folder")
+        seen[key] = f"{concept.name}, spaces and capitals aside"
+
+
+def pictures(folder: Path) -> tuple[Path, ...]:
+    """The picture files of a folder, sorted; hidden and other files are passed over.
+
+    Raises UserError for pictures of a kind that is not read: better than to learn from the others in silence.
+    """
+    files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and f.is_file())
+    unread = [f for f in files if f.suffix.lower() in UNREAD]
+    if unread:
+        raise UserError(f"{unread[0]} and its like ({len(unread)}) cannot be read: save them as JPEG, or remove them")
+    return tuple(f for f in files if f.suffix.lower() in SUFFIXES)
+
+
+def set_hash(concepts: Iterable[Concept]) -> str:
+    """sha256 of the concepts' names and training pictures, in their order."""
+    digest = hashlib.sha256()
+    for concept in concepts:
+        digest.update(f"{concept.name} {len(concept.images)}\n".encode())
+        for path in concept.images:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def learned_from(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
+    """The first n pictures that each concept is learned from, by its name, to be shown beside what is drawn."""
+    return {c.name: [Image.open(file).convert("RGB") for file in c.images[:n]] for c in concepts}

@@ -1,0 +1,150 @@
+"""From a learner to numbers: pictures of concepts after a task, their features, and the paper's measures of them."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .. import measures
+from ..core.settings import GUIDANCE
+from ..errors import UserError
+from ..images import to_pil
+from ..measures.features import Features
+from .captions import PROMPT
+from .concepts import Concept
+from .pictures import from_folder, save_pictures
+from .sampling import DRAWING_STEPS
+
+SHARED = 4  # pictures of a concept that come from the same noise after every task
+
+
+class Evaluation:
+    """Draws n pictures of concepts after a task and compares them with the concepts' references.
+
+    Of X_{i,j}, the pictures of concept j after task i, the first SHARED come from the same noise for every i, so that
+    sheets can be compared by eye; all others from noise of their own. Where two such sets meet in a measure the pairs
+    are left out of the cross term, which makes it unbiased again. stages: numbers of tasks after which all concepts so
+    far are drawn, and not only the newest.
+    """
+
+    def __init__(
+        self, concepts: list[Concept], features: Features, grey: Features, n: int = 16,
+        steps: int = DRAWING_STEPS, guidance: float = GUIDANCE, stages: Iterable[int] = (),
+    ):  # fmt: skip
+        few = [c.name for c in concepts if len(c.references) < 2]
+        if few:
+            raise UserError(f"{few[0]} has one picture to measure with: give it two or more")
+        self.concepts, self.features, self.grey, self.n = concepts, features, grey, n
+        self.stages = sorted(set(stages) | {len(concepts)})
+        self.drawing = {"steps": steps, "guidance": guidance}
+        self.index = {c.name: j for j, c in enumerate(concepts)}
+        self.drawn: dict[tuple[int, int], Tensor] = {}  # (i, j) -> features of X_{i,j}
+        self.drawn_grey: dict[tuple[int, int], Tensor] = {}
+        self._real: dict[str, list[Tensor]] = {}  # extractor -> features of every concept's references
+
+    def after(self, learner, task: int, concepts: list[Concept]) -> None:
+        """Draw, keep and measure pictures of concepts after `task`; those on disk are not drawn again."""
+        wanted = [c for c in concepts if (task, self.index[c.name]) not in self.drawn]
+        folder = learner.out / "images" / f"after-{task:03d}"
+        missing = [c for c in wanted if len(list((folder / c.name).glob("*.png"))) < self.n]
+        together = [[c] for c in missing] if learner.method.alone else [missing] if missing else []
+        for group in together:
+            learner.recall(group[0].name)
+            prompts = [PROMPT.format(c.token) for c in group for _ in range(self.n)]
+            seeds = [picture_seed(learner.seed, c.name, k, task) for c in group for k in range(self.n)]
+            pictures = to_pil(learner.model.draw(prompts, seeds, **self.drawing))
+            for m, concept in enumerate(group):
+                save_pictures(folder / concept.name, pictures[m * self.n : (m + 1) * self.n])
+        for concept in wanted:
+            j, images = self.index[concept.name], from_folder(folder / concept.name)
+            self.drawn[task, j] = self.features(images)
+            self.drawn_grey[task, j] = self.grey(images)
+
+    def results(self, learner) -> dict:
+        """What results.json holds; measures over all concepts appear once all were drawn after the last task."""
+        done, last = learner.records, len(self.concepts)
+        names = [c.name for c in self.concepts][: len(done)]
+        real = self.real(self.features, learner.model.size)
+        mmd: dict[int, dict] = {i: {} for i in sorted({i for i, _ in self.drawn})}
+        for (i, j), x in self.drawn.items():
+            mmd[i][j + 1] = measures.mmd2(real[j], x)
+        series = ("weight_change", "step_change", "touched", "alignment", "mask_density", "mask_overlap", "seconds")
+        out = {
+            "method": learner.method.name,
+            "seed": learner.seed,
+            "tasks": names,
+            "mmd": mmd,
+            "plasticity": [None if learner.method.joint else mmd.get(t, {}).get(t) for t in range(1, len(done) + 1)],
+            **{key: [r[key] for r in done] for key in series},  # mask_overlap is that with the task before
+            "n_param": {**done[0]["n_param"], "store": done[-1]["n_param"]["store"]} if done else None,
+            "peak_memory": [r["peak_memory"] for r in done],
+            "stages": {n: self._stage(real, n) for n in self.stages if self._complete(n)},
+        }
+        if self._complete(last):
+            out |= self._final(learner, real, self.real(self.grey, learner.model.size), last)
+        return out
+
+    def _complete(self, n: int) -> bool:
+        return all((n, j) in self.drawn for j in range(n))
+
+    def _stage(self, real: list[Tensor], n: int) -> dict:
+        """The measures after task n, over the n concepts learned by then."""
+        now, real = [self.drawn[n, j] for j in range(n)], real[:n]
+        then = {j: self.drawn[j + 1, j] for j in range(n - 1) if (j + 1, j) in self.drawn}
+        drift = [measures.mmd2(x, now[j], paired=True) for j, x in then.items()]
+        each = [measures.mmd2(r, x) for r, x in zip(real, now, strict=True)]
+        accuracy, hits = measures.concept_accuracy(now, real)
+        return {
+            "a_mmd": measures.a_mmd(each),
+            "a_mmd_each": each,
+            "f_mmd": measures.f_mmd(drift) if drift else None,
+            "f_mmd_each": drift,  # of all concepts but the last
+            "kid": sum(measures.kid(r, x) for r, x in zip(real, now, strict=True)) / n,
+            "concept_accuracy": accuracy,
+            "concept_accuracy_each": hits.tolist(),
+        }
+
+    def real(self, extractor: Features, size: int) -> list[Tensor]:
+        """Features of every concept's real pictures, computed once: N tensors (m, d)."""
+        if extractor.name not in self._real:
+            self._real[extractor.name] = [reference_features(c, extractor, size) for c in self.concepts]
+        return self._real[extractor.name]
+
+    def _final(self, learner, real: list[Tensor], real_grey: list[Tensor], last: int) -> dict:
+        final = [self.drawn[last, j] for j in range(last)]
+        bounds = [measures.bootstrap(r, x) for r, x in zip(real, final, strict=True)]
+        grey, _ = measures.concept_accuracy([self.drawn_grey[last, j] for j in range(last)], real_grey)
+        learned, learned_each = None, None
+        if not learner.method.joint:
+            learned, learned_each = measures.concept_accuracy([self.drawn[j + 1, j] for j in range(last)], real)
+        return self._stage(real, last) | {
+            "a_mmd_intervals": bounds,  # 95 %, of each concept, over pictures
+            "recognised_as": measures.nearest_concepts(final, real),
+            "concept_accuracy_grey": grey,
+            "concept_accuracy_when_learned": learned,
+            "concept_accuracy_when_learned_each": learned_each.tolist() if learned_each is not None else None,
+        }
+
+
+def reference_features(concept: Concept, features: Features, size: int) -> Tensor:
+    """Features of a concept's real pictures, (n, d), cached on disk under the hash of pictures and extractor."""
+    digest = hashlib.sha256(f"{features.key} {size}".encode())
+    for file in concept.references:
+        digest.update(file.read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stamina-lite"
+    file = home / f"{digest.hexdigest()[:32]}.safetensors"
+    if not file.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}")
+        save_file({"features": features(concept.load_references(size)).contiguous()}, beside)
+        os.replace(beside, file)
+    return load_file(file)["features"]
+
+
+def picture_seed(seed: int, concept: str, k: int, task: int = 0) -> int:
+    """The noise of picture k of a concept: for the first SHARED the same after every task."""
+    when = f" {task}" if k >= SHARED else ""
+    return int.from_bytes(hashlib.sha256(f"{seed} {concept} {k}{when}".encode()).digest()[:7], "big")

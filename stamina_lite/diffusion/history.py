@@ -1,0 +1,61 @@
+"""What a model has learned before, beside an exported pipeline: a later run goes on from it as from its own past.
+
+L_forget needs Σ_t ΔW_t, and the tokens must be known as learned ones; the pipeline itself tells neither.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..core.adaptation import tensors_of
+from ..errors import UserError
+from ..runs.files import write_tensors
+
+PAST = "past.safetensors"
+
+
+def save_past(folder: Path, model) -> None:
+    """Of a `TextToImage`: the base weights of its layers, what is kept beside them, and its tokens."""
+    tensors = {k: v for k, v in tensors_of(model.layers).items() if k.startswith("memory.")}
+    tensors |= {f"start.{layer.name}": layer.start for layer in model.layers if layer.past.any()}
+    write_tensors(folder / PAST, tensors, {"tokens": json.dumps([*model.custom])})
+
+
+def take_up(model) -> None:
+    """Let a model know the past of the folder it was loaded from, if there is one.
+
+    Raises UserError for a damaged file, or one of another model.
+    """
+    file = Path(str(model.pipe.name_or_path)) / PAST
+    if not file.is_file():
+        return
+    try:
+        with safe_open(file, "pt") as opened:
+            known = [str(token) for token in json.loads(opened.metadata()["tokens"])]
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("not finite")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        raise UserError(f"{file} is damaged: restore it, or delete it to begin without a past") from None
+    layers = {layer.name: layer for layer in model.layers}
+    vocabulary = model.pipe.tokenizer.get_vocab()
+    for token in known:
+        if token not in vocabulary:
+            raise UserError(f"{file} is of another model ({token} is not in its tokenizer): restore it, or delete it")
+        model.custom[token] = vocabulary[token]
+    model.words -= len(known)
+    model.before = len(known)
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        what, _, name = name.partition(".") if kind == "memory" else ("", "", name)
+        if name not in layers:
+            continue
+        layer = layers[name]
+        if kind == "memory":
+            layer.memory[what] = tensor.to(layer.start.device)
+        elif tensor.shape != layer.start.shape:
+            raise UserError(f"{file} is of another model ({name} has another shape): restore it, or delete it")
+        else:
+            layer.start = tensor.to(layer.start)
+            layer.past = layer.current - layer.start

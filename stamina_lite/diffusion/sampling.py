@@ -1,0 +1,133 @@
+"""A stock Stable Diffusion pipeline as it is drawn with: pictures to latents, prompts to words, words to pictures."""
+
+import torch
+from torch import Tensor
+
+from ..core.settings import GUIDANCE
+from ..errors import UserError
+from .captions import PROMPT
+from .saving import save_in_fp32
+from .vocabulary import add_token, check_prompts
+
+DRAWING_STEPS = 10  # of UniPC; on the embedded base as good as twenty of DDIM
+SAMPLERS = {  # name -> class in diffusers
+    "unipc": "UniPCMultistepScheduler",  # Zhao et al. 2023; needs the fewest steps
+    "dpm++": "DPMSolverMultistepScheduler",  # DPM-Solver++, Lu et al. 2022
+    "ddim": "DDIMScheduler",  # Song et al. 2021, deterministic
+}
+
+
+class Drawing:
+    """A frozen StableDiffusionPipeline and the tokens it was given. Images are (n, 3, H, W) in [-1, 1]."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.unet, self.vae, self.text = pipe.unet, pipe.vae, pipe.text_encoder
+        self.size = self.unet.config.sample_size * pipe.vae_scale_factor
+        for model in (self.unet, self.vae, self.text):
+            model.requires_grad_(False).eval()
+        self.unet.to(memory_format=torch.channels_last)
+        save_in_fp32(self.text)
+        self.words = len(pipe.tokenizer)  # the base vocabulary; custom tokens follow it
+        self.custom: dict[str, int] = {}  # token -> row, in the order in which they were learned
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def table(self) -> torch.nn.Embedding:
+        return self.text.get_input_embeddings()
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, batch: int = 32) -> Tensor:
+        """Latents of a concept's pictures, encoded once: (n, 3, H, W) -> (n, C, h, w), scaled, fp32."""
+        parts = [self.vae.encode(x.to(self.vae.device, self.vae.dtype)).latent_dist.mean for x in images.split(batch)]
+        return torch.cat(parts).float() * self.vae.config.scaling_factor
+
+    def add_token(self, token: str, row: Tensor) -> None:
+        """Give a token its row (width,) in the stock embedding table."""
+        if token not in self.custom:
+            self.custom[token] = add_token(self.pipe.tokenizer, self.text, token)
+        with torch.no_grad():
+            self.table.weight[self.custom[token]] = row.to(self.table.weight)
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """(n, positions) token ids, padded to the text encoder's length as Stable Diffusion does."""
+        tokenizer = self.pipe.tokenizer
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        )
+        return ids.input_ids.to(self.device)
+
+    @torch.no_grad()
+    def token_features(self) -> Tensor:
+        """What the text encoder makes of the newest token, and of the end of its sentence: (2, width)."""
+        name, index = list(self.custom.items())[-1]
+        ids = self.tokenize([PROMPT.format(name)])
+        place = (ids[0] == index).nonzero()[0, 0]
+        return self.text(ids)[0][0, [place, place + 1]].float()
+
+    @torch.no_grad()
+    def word_features(self, n: int = 200) -> Tensor:
+        """What it makes of n sentences with words of the base vocabulary, position by position: (m, width)."""
+        vocabulary = self.pipe.tokenizer.convert_ids_to_tokens(range(self.words))
+        known = [w.removesuffix("</w>") for w in vocabulary if w.endswith("</w>") and w[:-4].isalpha()]
+        ids = self.tokenize([PROMPT.format(w) for w in known[:: max(1, len(known) // n)][:n]])
+        ends = (ids == self.pipe.tokenizer.eos_token_id).int().argmax(1)
+        inside = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
+        return self.text(ids)[0][inside].float()
+
+    @torch.no_grad()
+    def imagine(self, prompts: list[str], generator: torch.Generator, guidance: float = GUIDANCE) -> Tensor:
+        """Latents of pictures that the model as it is draws, one a prompt, to be trained on: (n, C, h, w)."""
+        seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
+        return self._run(prompts, seeds, guidance=guidance, output_type="latent").to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        steps: int = DRAWING_STEPS,
+        guidance: float = GUIDANCE,
+        batch: int = 64,
+        sampler: str = "unipc",
+    ) -> Tensor:
+        """One picture a (prompt, seed) pair, depending on its seed alone: (n, 3, H, W) in [-1, 1], on the CPU.
+
+        sampler: a name of SAMPLERS, whatever scheduler the pipeline has. Raises UserError for another.
+        """
+        check_prompts(prompts, self.pipe.tokenizer)
+        most = self.pipe.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= most:
+            raise UserError(f"steps must be 1 to {most}, as many as the base was trained with, not {steps}")
+        return self._run(prompts, seeds, steps, guidance, batch, sampler, "pt").cpu() * 2 - 1
+
+    def _run(
+        self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, sampler="unipc", output_type="pt"
+    ) -> Tensor:
+        own = self.pipe.scheduler
+        self.pipe.set_progress_bar_config(disable=True)
+        out = []
+        try:
+            self.pipe.scheduler = make_sampler(sampler, own)
+            for k in range(0, len(prompts), batch):
+                generators = [torch.Generator().manual_seed(s) for s in seeds[k : k + batch]]
+                pictures = self.pipe(
+                    prompts[k : k + batch], num_inference_steps=steps, guidance_scale=guidance,
+                    generator=generators, output_type=output_type,
+                ).images  # fmt: skip
+                out.append(pictures.float())
+        finally:
+            self.pipe.scheduler = own
+        return torch.cat(out)
+
+
+def make_sampler(name: str, own):
+    """A sampler with the betas and the prediction type of a pipeline's own scheduler."""
+    import diffusers
+
+    if name not in SAMPLERS:
+        raise UserError(f"unknown sampler {name}: choose {', '.join(SAMPLERS)}")
+    return getattr(diffusers, SAMPLERS[name]).from_config(own.config)

@@ -1,0 +1,53 @@
+"""Concepts' tokens in a tokenizer: adding them, and prompts that name them."""
+
+import re
+from collections.abc import Iterable
+
+from ..errors import UserError
+from .concepts import Concept
+
+
+def add_token(tokenizer, text_encoder, token: str) -> int:
+    """Append a token to the vocabulary and a row to the table; returns its index. The other rows stay bit-equal."""
+    from transformers import AddedToken
+
+    if tokenizer.add_tokens([AddedToken(token, normalized=False)]) != 1:
+        raise ValueError(f"{token} is in the vocabulary already: choose another name")
+    text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    text_encoder.requires_grad_(False)
+    return tokenizer.convert_tokens_to_ids(token)
+
+
+def check_tokens(concepts: Iterable[Concept], tokenizer) -> None:
+    """Raise UserError for a concept whose name is a word of the tokenizer, or whose token it has already."""
+    known = {token.lower() for token in tokenizer.get_vocab()}
+    for concept in concepts:
+        if concept.token.lower() in known:
+            raise UserError(f"the model knows {concept.token} already: rename the folder of {concept.name}")
+        if len(tokenizer.tokenize(concept.name)) == 1:
+            raise UserError(f"{concept.name} is a word the model knows: rename the folder, say my-{concept.name}")
+
+
+def check_prompt(prompt: str, tokenizer) -> None:
+    """Raise UserError for a <token> in the prompt that the tokenizer does not have, or that it would cut off."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError("the prompt holds bytes that are no text: write it in UTF-8") from None
+    added = [token for token in tokenizer.get_added_vocab() if re.fullmatch(r"<[^<>|]+>", token)]
+    named = re.findall(r"<[^<>]*>", prompt)
+    for token in named:
+        if token not in added:
+            alike = [known for known in added if known.lower() == token.lower()]
+            choice = f"write {alike[0]}" if alike else f"choose {', '.join(added[:8])}" + ", ..." * (len(added) > 8)
+            raise UserError(f"unknown token {token}: {choice if added else 'this model has learned no concept yet'}")
+    if named:
+        ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
+        cut = [token for token in named if tokenizer.convert_tokens_to_ids(token) not in ids]
+        if cut:
+            raise UserError(f"the prompt is too long, {cut[0]} is cut off: name it among the first words")
+
+
+def check_prompts(prompts: list[str], tokenizer) -> None:
+    for prompt in set(prompts):
+        check_prompt(prompt, tokenizer)

@@ -1,0 +1,1 @@
+"""C-LoRA, STAMINA, their ablations and everything they are compared with."""

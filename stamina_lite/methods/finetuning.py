@@ -1,0 +1,104 @@
+"""The other methods of the text-to-image tables: Textual Inversion, and those that train whole weights."""
+
+import torch
+
+from ..core.adapters import Full
+from ..core.method import Method
+from .closed_form import fisher_diagonal, merge
+from .lora import Stamina
+
+
+class TextualInversion(Method):
+    """Only the token's row is trained; the model stays as it is (Gal et al. 2022)."""
+
+    name = "ti"
+    defaults = {"lr_token": 2.8284e-2}
+
+    def adapter(self, layer, generator):
+        return None
+
+
+class TextualInversionPlus(TextualInversion):
+    """Textual Inversion with STAMINA's MLP token; our reading of the table's TI++ [ours]."""
+
+    name = "ti++"
+    defaults = {"lr_token": 4e-2}
+    token = Stamina.token
+
+
+class CustomDiffusion(Method):
+    """K and V themselves, with pictures of the base beside, one concept after another (Kumari et al. 2023)."""
+
+    name = "custom-diffusion"
+    defaults = {"lr": 1e-3, "lr_token": 4e-2, "prior": 1.0}
+
+    def adapter(self, layer, generator):
+        return Full(layer.current)
+
+
+class DreamBooth(CustomDiffusion):
+    """Every weight of the U-Net, with pictures of the base beside (Ruiz et al. 2023; the text encoder is frozen)."""
+
+    name = "dreambooth"
+    defaults = {"lr": 1e-4, "lr_token": 4e-2, "prior": 1.0}
+    everywhere = True
+
+
+class GenerativeReplay(CustomDiffusion):
+    """K and V themselves, beside pictures of past concepts drawn by the model before the task (Shin et al. 2017)."""
+
+    name = "replay"
+    defaults = {"lr": 3e-4, "lr_token": 2e-2, "prior": 1.0}
+
+    def beside(self, model, generator):
+        return model.past_pictures(self.settings.drawn, generator, self.settings.guidance)
+
+
+class CustomDiffusionEWC(CustomDiffusion):
+    """Custom Diffusion with a penalty on weights that mattered: λ/2 Σ F (W_t − W_{t-1})² (Kirkpatrick et al. 2017).
+
+    F is the sum of all past tasks' diagonal Fisher information, the anchor the weights before the task (online EWC,
+    Schwarz et al. 2018).
+    """
+
+    name = "custom-diffusion-ewc"
+    defaults = {"lr": 5e-4, "lr_token": 2e-2, "prior": 1.0, "forget": 100.0}
+
+    def penalty(self, layer):
+        if "fisher" not in layer.memory:
+            return None
+        return self.settings.forget / 2 * (layer.memory["fisher"] * layer.delta().square()).sum()
+
+    def end(self, model, pictures, generator):
+        weights = [layer.weight.requires_grad_() for layer in model.layers]
+        losses = model.losses(pictures, self.settings.drawn, generator)
+        for layer, fisher in zip(model.layers, fisher_diagonal(losses, weights), strict=True):
+            layer.weight.requires_grad_(False)
+            layer.memory["fisher"] = fisher + layer.memory.get("fisher", 0)
+
+
+class CustomDiffusionMerge(CustomDiffusion):
+    """Custom Diffusion from the base for every concept, then one model from all in closed form (their eqs. 4, 5)."""
+
+    name = "custom-diffusion-merge"
+    defaults = {"lr": 3e-3, "lr_token": 1e-2, "prior": 1.0}
+
+    def begin(self, model, pictures):
+        for layer in model.layers:
+            layer.restore(layer.start)
+
+    def end(self, model, pictures, generator):
+        told, kept = model.token_features(), model.word_features()  # (2, width), (n, width)
+        for layer in model.layers:
+            answers = told @ layer.current.T  # (2, D1), of this concept's own matrix
+            memory = layer.memory
+            memory["keys"] = torch.cat([memory.get("keys", told[:0]), told])
+            memory["values"] = torch.cat([memory.get("values", answers[:0]), answers])
+            layer.restore(merge(layer.start, kept, memory["keys"], memory["values"]))
+
+
+class Offline(CustomDiffusion):
+    """Custom Diffusion on all concepts at once, as many rounds as there are concepts: the upper bound."""
+
+    name = "offline"
+    joint = True

@@ -1,0 +1,170 @@
+"""LoRA, C-LoRA, STAMINA and its ablations: short classes that say how they differ, and no more."""
+
+from typing import Any
+
+import torch
+
+from ..core.adapters import MaskedLowRank
+from ..core.layers import Layer
+from ..core.method import Method
+from ..core.settings import MASKS
+from ..core.tokens import MLP
+
+
+class LoRA(Method):
+    """LoRA on K and V, one concept after another, with nothing against forgetting (W_t = W_{t-1} + A_t B_t)."""
+
+    name = "lora"
+
+
+class CLoRA(Method):
+    """LoRA with self-regularisation (C-LoRA, eqs. 1-3 [paper])."""
+
+    name = "c-lora"
+    defaults = {"forget": 0.3}  # this and the other values: lowest A_mmd on tune5, results/tuning
+
+    def penalty(self, layer):
+        return self.settings.forget * l_forget(layer)
+
+
+class Stamina(Method):
+    """C-LoRA's update under a learned hard mask, tokens from an MLP (STAMINA, eq. 4 [paper]; details [ours])."""
+
+    name = "stamina"
+    defaults = {"forget": 3.0, "sparse": 0.1}
+
+    def adapter(self, layer, generator):
+        s, shape = self.settings, layer.current.shape
+        options = {"temperature": s.temperature, "hard": s.hard, "generator": generator}
+        if s.mask in ("mlp", "factors"):
+            options["rank"] = min(s.mask_rank, *shape)
+        if s.mask == "random":
+            options["density"] = s.density
+        return MaskedLowRank(layer.current, min(s.rank, *shape), MASKS[s.mask](shape, **options), generator)
+
+    def token(self, start, generator):
+        return MLP(start, generator)
+
+    def penalty(self, layer):
+        value = self.settings.sparse * layer.adapter.mask.sparsity()
+        return value + self.settings.forget * l_forget(layer) if self.settings.forget else value
+
+
+class StaminaNoMask(Stamina):
+    """Ablation: a plain low-rank update, without the mask."""
+
+    name = "stamina-no-mask"
+    defaults = {"forget": Stamina.defaults["forget"]}  # without a mask there is no L_sparse
+    adapter = Method.adapter
+    penalty = CLoRA.penalty
+
+
+class StaminaNoTokenMLP(Stamina):
+    """Ablation: the mask, but a plain token row."""
+
+    name = "stamina-no-token-mlp"
+    token = Method.token
+
+
+class StaminaNeither(StaminaNoMask):
+    """Ablation: neither mask nor token MLP: C-LoRA at STAMINA's settings."""
+
+    name = "stamina-neither"
+    token = Method.token
+
+
+class StaminaNoForget(Stamina):
+    """Ablation: masks alone against forgetting, without L_forget."""
+
+    name = "stamina-no-forget"
+    defaults = {**Stamina.defaults, "forget": 0.0}
+
+
+class StaminaNoSparsity(Stamina):
+    """Ablation: nothing presses on the masks."""
+
+    name = "stamina-no-sparsity"
+    defaults = {**Stamina.defaults, "sparse": 0.0}
+
+
+class StaminaSoftMask(Stamina):
+    """Ablation: the mask keeps its soft values, while training and when folded."""
+
+    name = "stamina-soft-mask"
+    defaults = {**Stamina.defaults, "hard": False}
+
+
+class StaminaFactorMask(Stamina):
+    """Ablation: the mask's logits are plain low-rank factors, without the MLP."""
+
+    name = "stamina-factor-mask"
+    defaults = {**Stamina.defaults, "mask": "factors"}
+
+
+class StaminaFreeMask(Stamina):
+    """Ablation: a free logit for every weight."""
+
+    name = "stamina-free-mask"
+    defaults = {**Stamina.defaults, "mask": "free"}
+
+
+class StaminaRandomMask(Stamina):
+    """Ablation: a fixed random mask, as open as STAMINA's learned ones are in the end."""
+
+    name = "stamina-random-mask"
+    defaults = {"forget": Stamina.defaults["forget"], "mask": "random"}
+
+
+class LoRAScaled(LoRA):
+    """LoRA whose t-th update is folded times t^-p: for p = 1 weights are the mean of what tasks arrived at [ours]."""
+
+    name = "lora-scaled"
+    defaults = {"decay": 0.25}
+
+    def folded(self, delta, task):
+        return delta * task**-self.settings.decay
+
+
+class LoRAPruned(LoRA):
+    """LoRA that folds the largest entries of its update only: a mask by magnitude, after training [ours]."""
+
+    name = "lora-pruned"
+    defaults = {"density": 0.1}
+
+    def folded(self, delta, task):
+        kept = max(1, round(self.settings.density * delta.numel()))
+        return delta * (delta.abs() >= delta.abs().flatten().topk(kept).values[-1])
+
+
+class LoRAOrthogonal(LoRA):
+    """LoRA that starts from the input directions past updates use least: B is drawn among them [ours]."""
+
+    name = "lora-orthogonal"
+    defaults = {"lr": 2.5e-3, "lr_token": 4e-2}
+
+    def adapter(self, layer, generator):
+        adapter: Any = super().adapter(layer, generator)
+        rank, columns = adapter.B.shape
+        _, sizes, directions = torch.linalg.svd(layer.past, full_matrices=True)  # (D2, D2), by falling size
+        used = int((sizes > 1e-6 * sizes[0]).sum()) if sizes[0] > 0 else 0
+        free = directions[min(used, columns - rank) :]
+        start = torch.randn(rank, len(free), generator=generator).to(free) / len(free) ** 0.5
+        with torch.no_grad():
+            adapter.B.copy_(start @ free)
+        return adapter
+
+
+class LoRAAlone(LoRA):
+    """LoRA from the base anew for every concept, never merged: a model a concept, the ceiling of plasticity [ours]."""
+
+    name = "lora-alone"
+    alone = True
+
+    def begin(self, model, pictures):
+        for layer in model.layers:
+            layer.restore(layer.start)
+
+
+def l_forget(layer: Layer) -> torch.Tensor:
+    """‖ |Σ_{t'<t} A_t' B_t'| ⊙ A_t B_t ‖²_F of one matrix (C-LoRA, eq. 3 [paper]); the caller sums over layers."""
+    return (layer.past * layer.delta()).square().sum()  # squared, so |·| need not be taken

@@ -1,0 +1,20 @@
+"""The figures: every function returns a matplotlib Figure, drawn from stored results alone."""
+
+from .classes import accuracy_curves, accuracy_matrix, learned_and_kept, ranking
+from .concepts import (
+    accuracy,
+    forgetting,
+    load_masks,
+    load_results,
+    mask_panel,
+    plasticity,
+    run_sheet,
+    sheet,
+    weight_change,
+)
+from .style import colour
+
+__all__ = [
+    "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "forgetting", "learned_and_kept", "load_masks",
+    "load_results", "mask_panel", "plasticity", "ranking", "run_sheet", "sheet", "weight_change",
+]  # fmt: skip

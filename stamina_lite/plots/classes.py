@@ -1,0 +1,134 @@
+"""The figures of the classification half, drawn from results.json alone: every function returns a matplotlib Figure."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .. import measures
+from ..errors import UserError
+from ..measures.intervals import Number
+from .style import name_points
+
+FAMILIES = {  # colours of Okabe and Ito by family, told apart by the colour-blind too; a line style within a family
+    "bounds": ("#000000", ("ub", "ncm")),
+    "whole weights": ("#999999", ("ft", "ft++", "lwf", "ewc")),
+    "prompts": ("#009E73", ("l2p++", "deep-l2p++", "dualprompt", "coda-p", "coda-p-slow-head")),
+    "adapters": ("#0072B2", ("lora", "c-lora", "lora-scaled", "inflora", "sd-lora", "c-lora-means")),
+    "STAMINA": ("#D55E00", ("stamina", "stamina-means")),
+}
+LINES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (6, 2)))
+
+
+def style(method: str) -> dict:
+    """Colour and line of a method; ablations of STAMINA have its colour, and dots."""
+    for colour, methods in FAMILIES.values():
+        if method in methods:
+            return {"color": colour, "linestyle": LINES[methods.index(method)]}
+    return {"color": FAMILIES["STAMINA"][0], "linestyle": ":"}
+
+
+def by_method(results: list[dict]) -> dict[str, list[dict]]:
+    """Results grouped by method, families together."""
+    order = [method for _, methods in FAMILIES.values() for method in methods]
+    groups: dict[str, list[dict]] = {}
+    for r in sorted(results, key=lambda r: order.index(r["method"]) if r["method"] in order else len(order)):
+        groups.setdefault(r["method"], []).append(r)
+    return groups
+
+
+def accuracy_matrix(result: dict) -> Figure:
+    """R[t,i]: accuracy in percent on the classes of task i after task t, among all classes seen by then.
+
+    Read down a column to see a task being forgotten, along the diagonal to see whether new ones are still learned.
+    """
+    R = result["accuracy"]
+    n = len(R[-1])
+    grid = torch.full((len(R), n), float("nan"))
+    for t, row in enumerate(R):
+        grid[t, : len(row)] = torch.tensor(row)
+    size = 0.42 * n + 1.8
+    figure, axis = plt.subplots(figsize=(size, 0.42 * len(R) + 1.4), layout="constrained")
+    image = axis.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    if n <= 10:
+        for t, row in enumerate(R):
+            for i, value in enumerate(row):
+                axis.text(
+                    i, t, f"{value:.0f}", ha="center", va="center", color="white" if value < 60 else "black", size=8
+                )
+    axis.set(xlabel="Classes of task i", ylabel="After task t", title=result["method"])
+    axis.set_xticks(range(n), [str(i + 1) for i in range(n)])
+    axis.set_yticks(range(len(R)), [str(t + 1) for t in range(len(R))] if len(R) > 1 else ["all"])
+    figure.colorbar(image, ax=axis, label="Accuracy (%)")
+    return figure
+
+
+def accuracy_curves(results: list[dict]) -> Figure:
+    """Mean accuracy over the tasks learned so far, after every task; a line a method, its range over runs shaded.
+
+    A method that learns everything at once is a flat line across.
+    """
+    figure, axis = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+    tasks = max(len(r["tasks"]) for r in results)
+    for method, runs in by_method(results).items():
+        look = style(method)
+        series = [[measures.final_mean([row]) for row in r["accuracy"]] for r in runs]
+        if len(series[0]) == 1 and len(runs[0]["tasks"]) > 1:
+            mean = sum(s[0] for s in series) / len(series)
+            axis.plot([1, tasks], [mean, mean], label=f"{method}, all at once", **look)
+            continue
+        columns = [[s[t] for s in series if t < len(s)] for t in range(max(map(len, series)))]
+        x = range(1, len(columns) + 1)
+        axis.plot(x, [sum(c) / len(c) for c in columns], label=method, **look)
+        if len(series) > 1:
+            low, high = [min(c) for c in columns], [max(c) for c in columns]
+            axis.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    axis.set(xlabel="After task t", ylabel="Mean accuracy over tasks 1 to t (%)", ylim=(0, None))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def ranking(numbers: Mapping[str, Mapping[int, Number]]) -> Figure:
+    """A_N with its interval, a line a row from the highest down, a marker a number of tasks: row -> tasks -> A_N."""
+    lengths = sorted({n for of_row in numbers.values() for n in of_row})
+    rows = sorted(numbers, key=lambda row: -max(number.mean for number in numbers[row].values()))
+    figure, axis = plt.subplots(figsize=(6.8, 0.3 * len(rows) + 1.2), layout="constrained")
+    for k, n in enumerate(lengths):
+        there = [(y, numbers[row][n]) for y, row in enumerate(rows) if n in numbers[row]]
+        for y, number in there:
+            arms = [[number.mean - number.low], [number.high - number.mean]]
+            place = y + 0.22 * (k - (len(lengths) - 1) / 2)
+            look = {"color": style(rows[y])["color"], "marker": "os^D"[k % 4], "markersize": 4, "elinewidth": 1}
+            axis.errorbar(number.mean, place, xerr=arms, linestyle="none", label=f"{n} tasks", **look)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.invert_yaxis()
+    axis.set(xlabel="A_N (%), 95 % interval", xlim=(0, None))
+    handles, labels = axis.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axis.legend(once.values(), once.keys(), frameon=False, loc="lower right")
+    return figure
+
+
+def learned_and_kept(results: list[dict]) -> Figure:
+    """Accuracy of tasks just learned against F_N, a dot a run: what forgets nothing because it learns nothing is left.
+
+    F_N as in the CODA-Prompt code (`measures.forgetting_coda`); names stand in its order. Raises
+    UserError where no run has two tasks.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    means: dict[str, tuple[float, float, str]] = {}
+    for method, runs in by_method([r for r in results if r["f_n"] is not None]).items():
+        x = [sum(row[-1] for row in r["accuracy"]) / len(r["accuracy"]) for r in runs]
+        y = [r["f_n"] for r in runs]
+        shade = style(method)["color"]
+        axis.scatter(x, y, s=26, color=shade, linewidths=0, alpha=0.8)
+        means[method] = sum(x) / len(x), sum(y) / len(y), shade
+    if not means:
+        plt.close(figure)
+        raise UserError("no run has learned a second task, so nothing can be forgotten yet: let one go on")
+    name_points(axis, means)
+    axis.set(xlabel="Accuracy of a task just learned, mean (%)", ylabel="F_N (points lost from task to task)")
+    return figure

@@ -1,0 +1,242 @@
+"""The figures of the papers, drawn from run folders alone: every function returns a matplotlib Figure."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UserError
+from ..runs.files import load_task, read_json
+from .style import COLOURS, colour, mean_series, running_mean, shade_range
+
+SIDES = (64, 128)  # pixels a side that a picture of a sheet is shown at, least and most
+SERIES = ("tasks", "plasticity", "weight_change", "step_change", "mmd", "mask_density")
+
+
+def load_results(run: Path | str) -> dict:
+    """The results.json of a run folder. Raises UserError naming the file where it is missing, damaged or no results."""
+    file = Path(run) / "results.json"
+    results = read_json(file)
+    lacking = [k for k in ("method", *SERIES) if k not in results] if isinstance(results, dict) else ["everything"]
+    if lacking:
+        raise UserError(f"{file} is damaged ({', '.join(lacking)} missing): delete it and run the same command again")
+    return results
+
+
+def load_masks(run: Path | str) -> dict[str, dict[str, Tensor]]:
+    """The folded masks of a run: concept -> layer -> (D1, D2) bool; empty for a method without masks."""
+    masks = {}
+    for folder in sorted((Path(run) / "tasks").glob("[0-9]*")):
+        tensors, task = load_task(folder)
+        masks[task["concept"]] = {k.removeprefix("mask."): m for k, m in tensors.items() if k.startswith("mask.")}
+    return {concept: layers for concept, layers in masks.items() if layers}
+
+
+def weight_change(results: list[dict]) -> Figure:
+    """How far the K and V weights have gone from the base, and how far each task still moves them; a line a method.
+
+    Left the paper's Figure 2 [paper], right the step whose shrinking makes it flatten [ours]. Both are Frobenius norms,
+    means over layers, in units of the weights. Runs of one method (seeds) are averaged, their range is shaded.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    norms = (
+        ("weight_change", "Mean ‖W_t − W_init‖ (units of weights)"),
+        ("step_change", "Mean ‖ΔW_t‖ (units of weights)"),
+    )
+    for axis, (key, label) in zip(axes, norms, strict=True):
+        for method, runs in by_method(results).items():
+            series = [r[key] for r in runs]
+            tasks, mean = mean_series(series)
+            axis.plot(tasks, mean, color=colour(method), label=method, marker="." if len(tasks) < 12 else None)
+            shade_range(axis, series, colour(method))
+        axis.set(xlabel="Task t", ylabel=label, ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def plasticity(results: list[dict]) -> Figure:
+    """MMD² between a concept's real pictures and those drawn when it was just learned, by task; lower is better.
+
+    Thin: each concept; thick: the mean of the last five. A line that climbs is a model that has ceased to learn.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for method, runs in by_method(results).items():
+        tasks, mean = mean_series([r["plasticity"] for r in runs])
+        axis.plot(tasks, mean, color=colour(method), linewidth=0.7, alpha=0.6)
+        axis.plot(tasks, running_mean(mean), color=colour(method), linewidth=2.2, label=method)
+    axis.set(xlabel="Task t", ylabel="MMD² to real pictures, just learned")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    return figure
+
+
+def forgetting(results: list[dict]) -> Figure:
+    """MMD² to the real pictures when a concept was just learned, against that after the last task.
+
+    A dot a concept and run; above the line it was forgotten. Raises UserError when no run has got to its last task.
+    """
+    figure, axis = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
+    for method, runs in by_method(results).items():
+        pairs = [pair for r in runs for pair in then_and_now(r)]
+        if pairs:
+            then, now = zip(*pairs, strict=True)
+            axis.scatter(then, now, s=18, color=colour(method), label=method, alpha=0.8, linewidths=0)
+    if not axis.collections:
+        plt.close(figure)
+        raise UserError("no run is finished, so forgetting is not known yet: let one end first")
+    low, high = min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])
+    axis.plot([low, high], [low, high], color="#777777", linewidth=0.8, zorder=0)
+    axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axis.set(xlabel="MMD² to real pictures, just learned", ylabel="MMD² to real pictures, after the last task")
+    axis.legend(frameon=False)
+    return figure
+
+
+def accuracy(results: list[dict]) -> Figure:
+    """Share of a concept's pictures that are recognised after the last task, by the task in which it was learned.
+
+    Running mean of five tasks; chance is the grey line. Lower on the left: early concepts were forgotten; lower on the
+    right: late ones were not learned. Raises UserError when no run has got to its last task.
+    """
+    finished = [r for r in results if "concept_accuracy_each" in r]
+    if not finished:
+        raise UserError("no run is finished, so there are no accuracies yet: let one end first")
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for method, runs in by_method(finished).items():
+        tasks, mean = mean_series([r["concept_accuracy_each"] for r in runs])
+        axis.plot(tasks, running_mean(mean), color=colour(method), label=method)
+    axis.axhline(1 / len(tasks), color="#777777", linewidth=0.8)
+    axis.set(xlabel="Task in which the concept was learned", ylabel="Accuracy at the end, mean of 5 concepts")
+    axis.set_ylim(0, 1.02)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    return figure
+
+
+def then_and_now(results: dict) -> list[tuple[float, float]]:
+    """(MMD² when just learned, MMD² after the last task) of every concept but the last; empty for an unfinished run."""
+    then, last = results["plasticity"], len(results["tasks"])
+    rows = {int(i): {int(j): v for j, v in row.items()} for i, row in results["mmd"].items()}  # JSON's keys are text
+    final = rows.get(last, {})
+    return [(then[j - 1], final[j]) for j in range(1, last) if then[j - 1] is not None and j in final]
+
+
+def mask_panel(masks: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """What the masks leave open: density per layer (left) and the overlap of every two concepts (right).
+
+    masks: concept -> layer -> (D1, D2) bool, see `load_masks`. Overlap is |m ∧ m'| / |m ∨ m'|, the mean over layers;
+    what independent masks of the same densities would have stands above it. Raises UserError without masks.
+    """
+    if not masks:
+        raise UserError("there are no masks here: give a run of a method that has them, such as stamina")
+    concepts, layers = list(masks), list(next(iter(masks.values())))
+    stacks = [torch.stack([masks[c][layer].flatten().float() for c in concepts]) for layer in layers]
+    density = torch.stack([s.mean(1) for s in stacks])  # (layers, concepts)
+    overlap, chance = torch.stack([torch.stack(pairwise_overlap(s)) for s in stacks]).mean(0)
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.22 * len(layers) + 2.4), layout="constrained")
+    rows = range(len(layers))
+    left.plot(density, rows, color="#999999", marker="o", markersize=3, linestyle="none", alpha=0.5)
+    left.plot(
+        density.mean(1), rows, color=COLOURS["stamina"], marker="D", linestyle="none", label="mean of all concepts"
+    )
+    left.set_yticks(rows, [short(name) for name in layers], fontsize=7)
+    left.invert_yaxis()
+    left.set(xlabel="Density: share of a layer's weights left open", xlim=(0, 1))
+    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    shown = right.imshow(overlap.fill_diagonal_(float("nan")), cmap="cividis")
+    ticks = range(0, len(concepts), max(1, len(concepts) // 10))
+    right.set_xticks(ticks, [concepts[k] for k in ticks], rotation=90, fontsize=7)
+    right.set_yticks(ticks, [concepts[k] for k in ticks], fontsize=7)
+    others = ~torch.eye(len(concepts), dtype=torch.bool)
+    if others.any():
+        right.set_title(
+            f"mean {overlap[others].mean():.3f}, of independent masks {chance[others].mean():.3f}", fontsize=9
+        )
+    figure.colorbar(shown, ax=right, label="Overlap of two concepts' masks")
+    return figure
+
+
+def pairwise_overlap(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`mask_overlap` of every two rows at once: (n, D) of zeros and ones -> two (n, n), overlap and chance."""
+    density, both = rows.mean(1), rows @ rows.T / rows.shape[1]
+    p, q = density[:, None], density[None, :]
+    return both / (p + q - both).clamp_min(1e-12), p * q / (p + q - p * q).clamp_min(1e-12)
+
+
+def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
+    """A grid of pictures, one labelled row after another, each at about its own size, within SIDES.
+
+    Rows may differ in length.
+    """
+    columns, side = max(len(row) for row in rows), max(picture.width for row in rows for picture in row)
+    dots = min(max(side, SIDES[0]), SIDES[1])  # to the inch, which a picture takes
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(columns + 1.2, len(rows)), dpi=dots, squeeze=False, layout="constrained"
+    )
+    for line, row, title in zip(axes, rows, titles, strict=True):
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for axis, picture in zip(line, row, strict=False):
+            axis.imshow(picture)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    return figure
+
+
+def run_sheet(
+    run: Path | str,
+    names: Iterable[str],
+    stages: Iterable[str | int] = ("learned", "final"),
+    columns: int = 8,
+    real: Mapping[str, list[Image.Image]] | None = None,
+) -> Figure:
+    """Pictures that a run kept of some concepts, one row a concept and stage.
+
+    stages: "learned" (just after the concept's own task), "final" (after the last task), or a task number.
+    real: pictures a concept was learned from, to be shown above its own.
+    Raises UserError for a concept that the run has not learned, and for a stage of which it kept no pictures.
+    """
+    tasks = load_results(run)["tasks"]
+    rows, titles = [], []
+    for name in names:
+        if name not in tasks:
+            raise UserError(f"{run} has not learned {name}: choose from {', '.join(tasks)}")
+        if real:
+            rows.append(real[name][:columns])
+            titles.append(f"{name}, real")
+        for stage in stages:
+            task = {"learned": tasks.index(name) + 1, "final": len(tasks)}.get(str(stage), stage)
+            rows.append(kept_pictures(run, task, name)[:columns])
+            titles.append(f"{name}, {stage if isinstance(stage, str) else f'after {stage}'}")
+    return sheet(rows, titles)
+
+
+def kept_pictures(run: Path | str, task: int, name: str) -> list[Image.Image]:
+    """The pictures of a concept drawn after a task, in order. Raises UserError where there are none."""
+    folder = Path(run) / "images" / f"after-{task:03d}" / name
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise UserError(f"no pictures in {folder}: a run keeps a concept's after its own task and after the last one")
+    return [Image.open(file).convert("RGB") for file in files]
+
+
+def by_method(results: list[dict]) -> dict[str, list[dict]]:
+    """Results grouped by method, in the palette's order."""
+    order = {method: k for k, method in enumerate(COLOURS)}
+    groups: dict[str, list[dict]] = {}
+    for r in sorted(results, key=lambda r: order.get(r["method"], len(order))):
+        groups.setdefault(r["method"], []).append(r)
+    return groups
+
+
+def short(layer: str) -> str:
+    """down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k -> down_blocks.0.attentions.1.to_k"""
+    return layer.replace(".transformer_blocks", "").replace(".attn2", "")

@@ -1,0 +1,1 @@
+"""What this repository says of the papers: grids of runs, claims, tables, figures and the report."""

@@ -1,0 +1,278 @@
+"""What a grid of stored runs says of the paper's claims: every table of the README and of REPRODUCIBILITY.md."""
+
+from pathlib import Path
+
+from ..measures.intervals import Number, mean_of_pairs, number
+from ..runs.files import read_json
+from . import studies
+from .grids import Cell, load_grid
+from .results import (
+    ENDS,
+    TOKEN,
+    Found,
+    Value,
+    accuracy,
+    by_concept,
+    difference,
+    drift,
+    final,
+    gain,
+    learned,
+    of_row,
+    plasticity,
+    read_cells,
+    rows_of,
+)
+from .tables import shown, table
+
+C_LORA, STAMINA, ALONE = "c-lora", "stamina", "lora-alone"
+PARTS = "first", "last", "all"
+BRIEF = "row", "runs", "A_mmd", "F_mmd", "accuracy %", "when learned %"  # columns of the README's table
+LOOK_ALIKES = ("01", "02"), ("03", "04"), ("10", "11"), ("18", "19")  # people with the same hair and another skin
+
+
+def main_table(found: list[Found], only: tuple[str, ...] = ()) -> str:
+    """Every row: what is known at the end, what was forgotten, what was learned, and what it costs.
+
+    only: the columns that are wanted, all where none is named.
+    """
+    head = ["row", "runs", "A_mmd", "F_mmd", "KID ×10³", "accuracy %", "when learned %", "gain, first", "gain, last"]
+    head += ["trained %", "stored %", "s a concept"]
+    lines = []
+    for row in rows_of(found):
+        runs, failed = of_row(found, row), [f for f in found if f.cell.row == row and f.failed]
+        count = str(len(runs)) + (f" ({len(failed)} failed)" if failed else "")
+        if not runs:
+            lines.append([row, count, *["–"] * (len(head) - 2)])
+            continue
+        results = [f.results for f in runs]
+        numbers = [
+            shown(number(by_concept(runs, final))),
+            shown(number(by_concept(runs, drift)) if drift(results[0]) else None),
+            f"{1000 * sum(r['kid'] for r in results) / len(results):.2f}",
+            shown(number(by_concept(runs, accuracy)), 0, 100),
+            shown(number(by_concept(runs, learned)) if learned(results[0]) else None, 0, 100),
+            shown(gain(found, row, "first")),
+            shown(gain(found, row, "last")),
+        ]
+        cost = results[0]["n_param"]
+        seconds = [s for r in results for s in r["seconds"]]
+        numbers += [f"{cost['train']:.3g}", f"{cost['store']:.3g}", f"{sum(seconds) / len(seconds):.0f}"]
+        lines.append([row, count, *numbers])
+    wanted = [k for k, name in enumerate(head) if not only or name in only]
+    return table([head[k] for k in wanted], [[line[k] for k in wanted] for line in lines])
+
+
+def length_table(found: list[Found]) -> str:
+    """A_mmd and accuracy after as many concepts as the protocol's stages say."""
+    lengths = sorted({int(n) for f in found if f.results for n in f.results["stages"]})
+    head = ["row", *(f"A_mmd, {n}" for n in lengths), *(f"accuracy %, {n}" for n in lengths)]
+    lines = []
+    for row in rows_of(found):
+        runs, values = of_row(found, row), [row]
+        for key, digits, scale in (("a_mmd_each", 2, 1), ("concept_accuracy_each", 0, 100)):
+            for n in lengths:
+                at = [f for f in runs if str(n) in f.results["stages"]]
+                each = by_concept(at, at_stage(n, key))
+                values.append(shown(number(each), digits, scale))
+        lines.append(values)
+    return table(head, lines)
+
+
+def at_stage(n: int, key: str) -> Value:
+    """A measure of every concept after n of them."""
+    return lambda r: r["stages"][str(n)][key]
+
+
+def pair_table(found: list[Found], pairs: list[tuple[str, str]]) -> str:
+    """One row less another, concept by concept: negative A_mmd and F_mmd and positive accuracy are better."""
+    head = ["", "A_mmd", "F_mmd", "accuracy, points", "when learned, points"]
+    head += ["MMD² when learned, first", "MMD² when learned, last"]
+    lines = []
+    for row, other in pairs:
+        gaps = [(final, "all", 2, 1), (drift, "all", 2, 1), (accuracy, "all", 0, 100), (learned, "all", 0, 100)]
+        gaps += [(plasticity, "first", 2, 1), (plasticity, "last", 2, 1)]
+        values = [shown(difference(found, row, other, v, part), digits, scale) for v, part, digits, scale in gaps]
+        lines.append([f"{row} less {other}", *values])
+    return table(head, lines)
+
+
+def ceiling_table(found: list[Found]) -> str:
+    """How far a row stays behind LoRA alone on the same concepts, just learned: what a long past costs it.
+
+    Accuracy in points (negative: recognised less often than the ceiling) and MMD² (positive: less like the real ones).
+    """
+    head = ["row", "accuracy, first", "accuracy, last", "accuracy, all", "MMD², first", "MMD², last", "MMD², all"]
+    lines = []
+    for row in rows_of(found):
+        if row == ALONE or not any(plasticity(f.results) for f in of_row(found, row)):
+            continue  # of what learns all at once nothing was just learned
+        gaps = [(difference(found, row, ALONE, learned, part), 0, 100) for part in PARTS]
+        gaps += [(difference(found, row, ALONE, plasticity, part), 2, 1) for part in PARTS]
+        lines.append([row, *(shown(gap, digits, scale) for gap, digits, scale in gaps)])
+    return table(head, lines)
+
+
+def look_alike_table(found: list[Found]) -> str:
+    """Interference of concepts that are alike: whom the final model's pictures of four pairs of people are taken for.
+
+    A pair has the same hair, head and style, and another skin. The last column is the mean share of any one other
+    person: as far as the look-alike is above it, the pair is mixed up beyond what people are in general.
+    """
+    head = ["row", "taken for itself %", "for its look-alike %", "for any one other person %"]
+    twins = {f"person-{a}": f"person-{b}" for pair in LOOK_ALIKES for a, b in (pair, pair[::-1])}
+    lines = []
+    for row in rows_of(found):
+        shares: dict[str, list] = {key: [] for key in head[1:]}
+        for f in of_row(found, row):
+            tasks = f.results["tasks"]
+            people = [j for j, name in enumerate(tasks) if name.startswith("person")]
+            for j, name in enumerate(tasks):
+                if twins.get(name) not in tasks:
+                    continue
+                seen, twin = f.results["recognised_as"][j], tasks.index(twins[name])
+                others = [seen.count(k) / len(seen) for k in people if k not in (j, twin)]
+                values = seen.count(j) / len(seen), seen.count(twin) / len(seen), sum(others) / max(1, len(others))
+                for key, value in zip(shares, values, strict=True):
+                    shares[key].append((name, value))
+        lines.append([row, *(shown(number(mean_of_pairs(pairs)), 0, 100) for pairs in shares.values())])
+    return table(head, lines)
+
+
+CLAIMS = (  # the paper's sentence; what is measured for it; how; on which side of what bound it should lie
+    (
+        "C-LoRA's weights stop moving",
+        "‖ΔW_t‖ of the last fifth, in parts of that of as many tasks from the second",
+        lambda found: shrinking(found, C_LORA),
+        ("below", 0.5),
+    ),
+    (
+        "C-LoRA stops being able to learn",
+        "fall of its gain from first to last fifth, less that of LoRA alone",
+        lambda found: fall_of_gain(found, C_LORA, ALONE),
+        ("above", 0.0),
+    ),
+    (
+        "STAMINA keeps learning",
+        "its gain in the last fifth, less C-LoRA's",
+        lambda found: difference(found, C_LORA, STAMINA, plasticity, "last"),
+        ("above", 0.0),
+    ),
+    (
+        "STAMINA forgets as little",
+        "its F_mmd less C-LoRA's, at most 0.05",
+        lambda found: difference(found, STAMINA, C_LORA, drift),
+        ("below", 0.05),
+    ),
+    (
+        "STAMINA knows more at the end",
+        "its A_mmd less C-LoRA's",
+        lambda found: difference(found, STAMINA, C_LORA, final),
+        ("below", 0.0),
+    ),
+    (
+        "the mask does it",
+        "gain in the last fifth, with the mask less without",
+        lambda found: difference(found, "stamina-no-mask", STAMINA, plasticity, "last"),
+        ("above", 0.0),
+    ),
+    (
+        "learning the mask does it",
+        "gain in the last fifth, learned mask less random mask",
+        lambda found: difference(found, "stamina-random-mask", STAMINA, plasticity, "last"),
+        ("above", 0.0),
+    ),
+)
+
+
+def claims_table(found: list[Found], speed: dict | None = None) -> str:
+    """The paper's claims as PROTOCOL.md puts them: the number with its interval, and the verdict.
+
+    speed: what benchmarks/learning_speed.py has stored, for the claim that is measured apart from the grid.
+    """
+    lines = []
+    for claim, what, measure, (side, bound) in CLAIMS:
+        value = measure(found)
+        lines.append([claim, what, shown(value), verdict(value, side, bound)])
+    stored = [f.results["n_param"]["store"] for f in of_row(found, STAMINA)]
+    if stored:
+        kept = f"{max(stored):.3g} % of the U-Net"
+        lines.append(["nothing is added", "stored beside the model", kept, "does not hold" if any(stored) else "holds"])
+    if speed:
+        for when in ("early", "late"):
+            fewer = studies.fewer_steps(speed, STAMINA, C_LORA, when == "late")
+            what = f"steps to 90 % of its likeness less C-LoRA's, {when} tasks"
+            lines.append(["it needs fewer steps", what, shown(fewer, 0), verdict(fewer, "below")])
+    return table(["claim", "what is measured", "number", "verdict"], lines)
+
+
+def shrinking(found: list[Found], row: str) -> Number | None:
+    """‖ΔW_t‖ of the last fifth of tasks in parts of the mean of as many tasks from the second, run by run."""
+    pairs = []
+    for f in of_row(found, row):
+        steps = [*zip(f.results["tasks"], f.results["step_change"], strict=True)]
+        fifth = max(1, len(steps) // ENDS)
+        early = sum(s for _, s in steps[1 : 1 + fifth]) / fifth
+        pairs += [(name, s / early) for name, s in steps[-fifth:]]
+    return number(mean_of_pairs(pairs))
+
+
+def fall_of_gain(found: list[Found], row: str, other: str) -> Number | None:
+    """(gain first - gain last) of a row less the same of another, which began every concept anew.
+
+    The rows' own token baselines cancel: it is (other - row) of the MMD² just learned, first less last. First and last
+    tasks are different concepts, taken as independent: half the interval is the root of both halves' squares.
+    """
+    first, last = (difference(found, other, row, plasticity, part) for part in ("first", "last"))
+    if not first or not last:
+        return None
+    mean = first.mean - last.mean
+    spread = [((n.high - n.low) / 2) ** 2 for n in (first, last)]
+    return Number(mean, mean - sum(spread) ** 0.5, mean + sum(spread) ** 0.5)
+
+
+def verdict(value: Number | None, want: str, bound: float = 0.0) -> str:
+    """holds: the whole interval is on the wanted side of the bound; not settled: only the mean is."""
+    if value is None:
+        return "–"
+    mean, low, high = ((v - bound) * (1 if want == "above" else -1) for v in (value.mean, value.low, value.high))
+    if min(low, high) > 0:
+        return "holds"
+    return "not settled" if mean > 0 else "does not hold"
+
+
+def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str]:
+    """Every table, by the name under which documents show it. speed: see claims_table."""
+    found = read_cells(folder, grid)
+    there = rows_of(found)
+    pairs = [(row, other) for row, other in ((STAMINA, C_LORA), (STAMINA, TOKEN), (C_LORA, TOKEN), (C_LORA, "lora"))]
+    pairs += [(STAMINA, "offline")]
+    pairs += [(STAMINA, row) for row in there if row.startswith(("stamina-", "c-lora-"))]
+    return {
+        "main": main_table(found),
+        "brief": main_table(found, BRIEF),
+        "lengths": length_table(found),
+        "pairs": pair_table(found, [p for p in pairs if set(p) <= set(there)]),
+        "ceiling": ceiling_table(found),
+        "alike": look_alike_table(found),
+        "claims": claims_table(found, speed),
+        "missing": missing(found, load_grid(grid)),
+    }
+
+
+def documents(results: Path, grids: Path) -> dict[str, str]:
+    """The tables that documents show of the claim: those of the large grid, and of the small one every row's."""
+    small = read_cells(results / "claim10", grids / "claim10.yaml")
+    speed = results / "learning_speed.json"
+    large = blocks(results / "claim50", grids / "claim50.yaml", read_json(speed) if speed.exists() else None)
+    return large | {"small": main_table(small)}
+
+
+def missing(found: list[Found], wanted: list[Cell]) -> str:
+    """How many cells of each row have been run, and which rows have none."""
+    rows = {cell.row: sum(c.row == cell.row for c in wanted) for cell in wanted}
+    run = {row: len(of_row(found, row)) for row in rows}
+    told = f"{sum(run.values())} of {len(wanted)} cells have been run to their end"
+    begun = ", ".join(f"{row} {n} of {rows[row]}" for row, n in run.items() if n)
+    none = ", ".join(row for row, n in run.items() if not n)
+    return f"{told}{': ' + begun if begun else ''}.{f' None of {none}.' if none else ''}"

@@ -1,0 +1,60 @@
+"""The classification half of a report: measures and figures of runs that learned classes."""
+
+from html import escape
+
+from .. import plots
+from ..classification.learner import MEASURES
+from ..errors import UserError
+from .page import bullets, drawn, table
+
+FIGURES = (
+    (
+        plots.accuracy_curves,
+        "Mean accuracy over all tasks so far, after every task; the range over runs is shaded.",
+    ),
+    (
+        plots.learned_and_kept,
+        "How well a task is known when just learned, and how much is lost from task to task: best is right and low.",
+    ),
+)
+LACKING = ("method", "accuracy", "tasks", "a_n", "n_param", "seconds", "peak_memory")
+
+
+def check(results: dict, file) -> dict:
+    """Results of the classification half, or UserError where something of them is missing."""
+    lacking = [key for key in (*LACKING, *MEASURES) if key not in results]
+    if lacking:
+        raise UserError(f"{file} is damaged ({', '.join(lacking)} missing): delete it and run the same command again")
+    return results
+
+
+HEAD = ["Run", "Method", "Seed", "Classes", "Tasks", *(name for name, _ in MEASURES.values())]
+HEAD += ["Trained", "Added", "Time", "Memory"]
+MEANINGS = {name: meaning for name, meaning in MEASURES.values()} | {
+    "Trained": "parameters trained in the last task, in % of the backbone",
+    "Added": "parameters kept beside it at the end, the head among them",
+}
+
+
+def overview(runs: list[tuple[str, dict, dict | None]]) -> str:
+    """The table of measures of runs: their place, run.json and results.json."""
+    rows = [row(place, about, results) for place, about, results in runs if results]
+    if not rows:
+        return ""
+    meanings = (f"<b>{escape(name)}</b>: {escape(text)}." for name, text in MEANINGS.items())
+    return f"<h2>Measures of classes</h2>{table(HEAD, rows)}{bullets(meanings)}"
+
+
+def row(place: str, about: dict, results: dict) -> list[str]:
+    """A run's line in the table of measures."""
+    learned = results["tasks"][: len(results["accuracy"][-1])]
+    measures = ["–" if results[key] is None else f"{results[key]:.1f}" for key in MEASURES]
+    cost = [f"{results['n_param'][k]:.3g} %" for k in ("train", "store")]
+    spent = [f"{sum(results['seconds']) / 60:.1f} min", f"{max(results['peak_memory']) / 2**30:.1f} GiB"]
+    counts = [str(sum(map(len, learned))), f"{len(learned)} of {len(results['tasks'])}"]
+    return [place, results["method"], str(about.get("seed")), *counts, *measures, *cost, *spent]
+
+
+def figures(about: dict, results: list[dict]) -> str:
+    """The curves of runs that learned the same classes in as many tasks."""
+    return drawn(f"{about['set']}, {about['tasks']} tasks", FIGURES, results)

@@ -1,0 +1,130 @@
+"""The figures of the claim, drawn from a grid's stored cells alone: every function returns a matplotlib Figure."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL.Image import Image
+
+from ..errors import UserError
+from ..measures.intervals import Number, mean_interval, number
+from ..plots.concepts import kept_pictures, sheet
+from ..plots.style import colour, name_points
+from .results import TOKEN, Found, by_concept, drift, gain, gains_by_task, of_row, rows_of
+
+WINDOW = 10  # tasks in a point of a curve
+
+
+def gain_by_task(found: list[Found], rows: list[str]) -> Figure:
+    """What weights add to the token alone just after learning, against the task: where it falls, a model saturates.
+
+    A point is the mean over ten tasks and all runs, the band its 95 % interval over concepts. Zero, the grey line, is
+    a method that learns no more than the token does.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for row in rows:
+        tasks = gains_by_task(found, row)
+        middles, means, lows, highs = [], [], [], []
+        for start in range(0, len(tasks) - WINDOW + 1, WINDOW // 2):
+            pooled = [value for at in tasks[start : start + WINDOW] for value in at]
+            low, high = mean_interval(pooled)
+            middles.append(start + (WINDOW + 1) / 2)
+            means.append(sum(pooled) / len(pooled))
+            lows.append(low)
+            highs.append(high)
+        axis.plot(middles, means, color=colour(row), label=row, marker=".")
+        axis.fill_between(middles, lows, highs, color=colour(row), alpha=0.15, linewidth=0)
+    axis.axhline(0, color="#777777", linewidth=0.8)
+    axis.set(xlabel=f"Task t (means of {WINDOW})", ylabel=f"Gain: MMD² of {TOKEN} less that of the method")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    return figure
+
+
+def plane(found: list[Found]) -> Figure:
+    """Every method by what it learns beyond the token (across) and what it forgets (up), with 95 % intervals.
+
+    Names stand at the right in the order of forgetting. Best is the lower right. At the left edge a method forgets
+    little because it learned little.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    there = [(number(by_concept(of_row(found, row), drift)), gain(found, row, "all"), row) for row in rows_of(found)]
+    points = [(lost, learned, row) for lost, learned, row in there if lost and learned]
+    for lost, learned, row in points:
+        axis.errorbar(
+            learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),
+            color=colour(row), marker="o", markersize=4, linewidth=0.8,
+        )  # fmt: skip
+    axis.axvline(0, color="#777777", linewidth=0.8)
+    axis.axhline(0, color="#777777", linewidth=0.8)
+    axis.margins(y=0.1)
+    axis.set(xlabel=f"Gain over {TOKEN} when just learned (MMD²)", ylabel="Forgetting: F_mmd (MMD²)")
+    name_points(axis, {row: (learned.mean, lost.mean, colour(row)) for lost, learned, row in points})
+    return figure
+
+
+def arms(value: Number) -> list[list[float]]:
+    """Lengths of an error bar; rounding may put a bound of equal values a hair's breadth beyond their mean."""
+    return [[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]]
+
+
+def side_by_side(
+    found: list[Found], home: Path, columns: int = 2, real: Mapping[str, list[Image]] | None = None
+) -> Figure:
+    """The same concepts by the final model of every row of which pictures are kept: a line a row, from the same noise.
+
+    home: the folder of the cells. `columns` pictures of each of the first cell's `early_middle_late` concepts; cells
+    that learned in another order are left out. real: pictures they were learned from, shown above all.
+    """
+    kept = [f for f in found if f.results and (home / f.cell.name / "images").is_dir()]
+    if not kept:
+        raise UserError(f"no pictures are kept in {home}: run its cells first")
+    tasks = kept[0].results["tasks"]
+    kept, names = [f for f in kept if f.results["tasks"] == tasks], early_middle_late(tasks)
+    lines = [[p for n in names for p in kept_pictures(home / f.cell.name, len(tasks), n)[:columns]] for f in kept]
+    titles = [f.cell.row for f in kept]
+    if real:
+        lines, titles = [[p for n in names for p in real[n][:columns]], *lines], ["real", *titles]
+    figure = sheet(lines, titles)
+    for axis, name in zip(figure.axes[::columns], names, strict=False):
+        axis.set_title(name, fontsize=9, loc="left")
+    return figure
+
+
+def early_middle_late(tasks: list[str]) -> list[str]:
+    """The two concepts learned first, two in the middle and the last two: in alternating order one of each kind."""
+    middle = len(tasks) // 4 * 2
+    return list(dict.fromkeys([*tasks[:2], *tasks[middle : middle + 2], *tasks[-2:]]))
+
+
+def masks(found: list[Found], row: str = "stamina") -> Figure:
+    """Left: how open a task's masks are, and how much of the past weights' mass they touch. Right: overlap and chance.
+
+    Both against the task, mean over layers and runs. Touching less than the density means avoiding the past. Raises
+    UserError where no run of the row is stored.
+    """
+    results = [f.results for f in of_row(found, row)]
+    if not results:
+        raise UserError(f"no run of {row} is stored: run its cells first")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    tasks = range(1, len(results[0]["tasks"]) + 1)
+
+    def mean(of) -> list[float]:
+        columns = [[v for v in (of(r, t - 1) for r in results) if v is not None] for t in tasks]
+        return [sum(c) / len(c) if c else float("nan") for c in columns]
+
+    def overlap(r, t, key):
+        return r["mask_overlap"][t] and r["mask_overlap"][t][key]
+
+    left.plot(tasks, mean(lambda r, t: r["mask_density"][t]), color=colour(row), label="density")
+    left.plot(tasks, mean(lambda r, t: r["touched"][t]), color="#000000", label="share of Σ|past| touched")
+    right.plot(tasks, mean(lambda r, t: overlap(r, t, "overlap")), color=colour(row), label="with the task before")
+    right.plot(tasks, mean(lambda r, t: overlap(r, t, "chance")), color="#777777", label="independent masks")
+    left.set(xlabel="Task t", ylabel="Share of weights", ylim=(0, None))
+    right.set(xlabel="Task t", ylabel="Overlap |m ∧ m'| / |m ∨ m'|", ylim=(0, None))
+    for axis in (left, right):
+        axis.legend(frameon=False)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure

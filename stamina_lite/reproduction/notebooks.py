@@ -1,0 +1,210 @@
+"""Presets in batch: notebooks by papermill, or a grid of runs; what is done is kept, what fails is named."""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+
+from ..errors import UserError
+from ..runs.files import write_json
+from .grids import Cell as Run
+from .grids import read_grid
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+MARK = "stamina_lite"  # where the executed notebook's metadata holds what it was made from
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook of a preset: its file, its parameters, and a name for what comes out of it."""
+
+    name: str
+    file: Path
+    parameters: dict = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Papermill only warns of a parameter that a notebook lacks, and YAML reads 1e-3 as text: refuse both."""
+        known = papermill.inspect_notebook(str(self.file))
+        for name, value in self.parameters.items():
+            if name not in known:
+                raise UserError(
+                    f"{self.name}: {self.file.name} has no parameter {name}: it has {', '.join(known) or 'none'}"
+                )
+            default = ast.literal_eval(known[name]["default"])
+            if isinstance(value, str) != isinstance(default, str) and default is not None:
+                raise UserError(
+                    f"{self.name}: {name} is {value!r}, but {default!r} in {self.file.name}: write 1e-3 as 0.001, "
+                    "text in quotes"
+                )
+
+    @property
+    def made_from(self) -> dict:
+        return {"source": source_hash(self.file), "parameters": self.parameters}
+
+    def finished(self, out: Path) -> bool:
+        """Whether out/NAME.ipynb came to its end, from this source and these parameters."""
+        file = out / f"{self.name}.ipynb"
+        if not file.exists():
+            return False
+        try:
+            executed = json.loads(file.read_text())
+        except json.JSONDecodeError:  # killed while papermill was writing
+            return False
+        return executed["metadata"].get(MARK) == self.made_from
+
+    def run(self, out: Path, threads: int | None = None) -> bool:
+        """Execute it in its own folder and process, in this interpreter's environment; False if it failed.
+
+        threads: how many it may compute with, where several run at once.
+        """
+        executed = out / f"{self.name}.ipynb"
+        environment = {
+            **os.environ,
+            "TQDM_DISABLE": "1",
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        if threads:
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
+        home = self.file.parent
+        command = [sys.executable, "-m", "papermill", self.file.name, os.path.relpath(executed, home)]
+        command += ["--kernel", "python3", "--log-output", "--parameters_yaml", yaml.safe_dump(self.parameters)]
+        with open(out / f"{self.name}.log", "w") as log:
+            code = subprocess.run(command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+        if code == 0:  # only what came to its end is marked: a kill leaves work to do, never a lie
+            notebook = json.loads(executed.read_text())
+            notebook["metadata"][MARK] = self.made_from
+            write_json(executed, notebook)
+        return code == 0
+
+
+Cell = Notebook | Run
+
+
+def reproduce(
+    preset: str, out: Path | str, engine: str = "local", workers: int = 1, notebooks: Path | str | None = None
+) -> list[str]:
+    """Run a preset's notebooks; returns the names of those that failed (their logs lie in out/NAME.log).
+
+    preset: a name in notebooks/params/, or a YAML file: a grid (see grids.py), or a list of {name, notebook,
+    parameters}. In a text parameter {out} stands for the folder `out`, as seen from the notebook. Executed notebooks
+    are written to out/NAME.ipynb, a grid's runs to out/NAME; one that is there, made of the same, is kept. Raises
+    UserError before anything runs where the preset, a notebook or a parameter is wrong. notebooks: their folder, if
+    not the checkout's.
+    """
+    notebooks, out = Path(notebooks or NOTEBOOKS).resolve(), Path(out).resolve()
+    if engine not in ENGINES:
+        raise UserError(f"unknown engine {engine}: choose one of {', '.join(ENGINES)}")
+    if workers < 1:
+        raise UserError(f"workers must be 1 or more, not {workers}")
+    cells = read_preset(preset, notebooks, out)
+    run_all = ENGINES[engine]()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}): choose another --out") from None
+    waiting = [cell for cell in cells if not cell.finished(out)]
+    for cell in cells:
+        if cell not in waiting:
+            print(f"kept    {cell.name}", flush=True)
+    failed = []
+    for cell, done in run_all(waiting, out, workers):
+        print(f"done    {cell.name}" if done else f"FAILED  {cell.name}: see {out / cell.name}.log", flush=True)
+        if not done:
+            failed.append(cell.name)
+    return failed
+
+
+def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Cell]:
+    """The cells of a preset, by its name or its file."""
+    if not notebooks.is_dir():
+        raise UserError(
+            f"no notebooks at {notebooks}: they are in the source checkout, install from there with pip install -e ."
+        )
+    file = Path(preset) if preset.endswith((".yaml", ".yml")) else notebooks / "params" / f"{preset}.yaml"
+    if not file.is_file():
+        known = sorted(f.stem for f in (notebooks / "params").glob("*.yaml"))
+        raise UserError(f"unknown preset {preset}: choose one of {', '.join(known)}, or give a YAML file")
+    try:
+        content = yaml.safe_load(file.read_text())
+        if isinstance(content, dict):
+            return read_grid(content, file)
+        cells = [notebook_of(notebooks, out, **entry) for entry in content]
+    except (yaml.YAMLError, TypeError):
+        raise UserError(f"{file} is no preset: expected a grid, or a list of {{name, notebook, parameters}}") from None
+    names = [cell.name for cell in cells]
+    for cell in cells:
+        if names.count(cell.name) > 1 or Path(cell.name).name != cell.name:
+            raise UserError(f"{file}: {cell.name} must be a plain name, and stand there once")
+        if not cell.file.is_file():
+            raise UserError(f"{file}: {cell.name} wants {cell.file.name}, which is not in {notebooks}")
+        cell.check()
+    return cells
+
+
+def notebook_of(folder: Path, out: Path, name: str, notebook: str, parameters: dict | None = None) -> Notebook:
+    """An entry of a preset, with {out} in its text parameters replaced: relative, so that no notebook stores a path."""
+    file = folder / notebook
+    here = os.path.relpath(out, file.parent)
+    text = {k: v.replace("{out}", here) if isinstance(v, str) else v for k, v in (parameters or {}).items()}
+    return Notebook(name, file, text)
+
+
+def source_hash(file: Path) -> str:
+    """sha256 of what a notebook says and does; stored outputs do not count."""
+    cells = [(c.cell_type, c.source) for c in nbformat.read(file, as_version=4).cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def run_cell(cell: Cell, out: Path) -> bool:
+    return cell.run(out)
+
+
+Results = Iterator[tuple[Cell, bool]]
+
+
+def local_engine():
+    """Cells as processes of this machine, `workers` at a time."""
+
+    def run_all(cells: list[Cell], out: Path, workers: int) -> Results:
+        threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+        with ThreadPoolExecutor(workers) as pool:
+            futures = {pool.submit(cell.run, out, threads): cell for cell in cells}
+            try:
+                yield from ((futures[f], f.result()) for f in as_completed(futures))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # interrupted: those that wait are not begun
+                raise
+
+    return run_all
+
+
+def ray_engine():
+    """Cells as tasks of a Ray cluster, whose machines share the checkout and the output folder."""
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UserError("Ray is not installed: pip install ray, or use --engine local") from None
+
+    def run_all(cells: list[Cell], out: Path, workers: int) -> Results:
+        ray.init(ignore_reinit_error=True)
+        task = ray.remote(num_cpus=max(1, int(ray.cluster_resources()["CPU"]) // workers))(run_cell)
+        waiting = {task.remote(cell, out): cell for cell in cells}
+        while waiting:
+            (ready,), _ = ray.wait([*waiting], num_returns=1)
+            yield waiting.pop(ready), ray.get(ready)
+
+    return run_all
+
+
+ENGINES = {"local": local_engine, "ray": ray_engine}

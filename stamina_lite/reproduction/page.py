@@ -1,0 +1,51 @@
+"""Pieces of a web page that needs nothing else: tables, lists, figures."""
+
+import base64
+import io
+from collections.abc import Iterable
+from html import escape
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from ..errors import UserError
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums } img { max-width: 100% }
+th, td { border-bottom: 1px solid #d0d0d0; padding: .25rem .75rem; text-align: right } figure { margin: 1.5rem 0 }
+th:first-child, td:first-child { text-align: left } figcaption, small { color: #555 }
+"""
+
+
+def table(head: list, rows: list[list]) -> str:
+    lines = [
+        "".join(f"<{tag}>{escape(str(x))}</{tag}>" for x in row)
+        for tag, row in [("th", head), *(("td", r) for r in rows)]
+    ]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def bullets(items: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
+
+
+def inline(figure: Figure, caption: str) -> str:
+    """A figure within the page, as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=max(110, figure.dpi))
+    plt.close(figure)
+    data = base64.b64encode(file.getvalue()).decode()
+    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def drawn(title: str, wanted, results: list[dict]) -> str:
+    """Figures below a title, those that can be drawn of these results."""
+    shown = []
+    for draw, text in wanted:
+        try:
+            shown.append(inline(draw(results), text))
+        except UserError:  # it wants a run that has got to its last task
+            continue
+    return f"<h2>{escape(title)}</h2>" + "".join(shown)

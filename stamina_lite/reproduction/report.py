@@ -1,0 +1,258 @@
+"""Runs side by side in one HTML file that needs nothing else: measures, figures, pictures, settings, notebooks."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from .. import plots
+from ..errors import UserError
+from ..plots.concepts import by_method
+from ..runs.files import read_json, read_record, write_text, writing
+from . import class_report
+from .grids import check_seal
+from .page import STYLE, bullets, drawn, inline, table
+
+# key in results.json -> its name, what it is
+MEASURES = {
+    "a_mmd": ("A_mmd", "mean over concepts of the MMD² between real pictures and the final model's; lower is better"),
+    "f_mmd": (
+        "F_mmd",
+        "mean MMD² between pictures drawn just after a concept was learned and at the end; lower is better",
+    ),
+    "kid": ("KID", "as A_mmd with the kernel of KID, on unit vectors; lower is better"),
+    "concept_accuracy": (
+        "Accuracy",
+        "share of the final model's pictures nearest to their own concept; chance is 1 / concepts",
+    ),
+    "concept_accuracy_grey": (
+        "Accuracy, grey",
+        "the same in greyscale, where hair and background colour are no shortcut",
+    ),
+    "concept_accuracy_when_learned": (
+        "Accuracy, learned",
+        "the same for pictures drawn just after each concept was learned",
+    ),
+}
+FIGURES = (
+    (
+        plots.weight_change,
+        "How far the K and V weights have gone from the base, and how far each task still moves them.",
+    ),
+    (
+        plots.plasticity,
+        "How well a concept is known just after it was learned (thin), and the mean of the last five (thick).",
+    ),
+    (
+        plots.forgetting,
+        "Every concept just after it was learned and at the end: a dot above the line is a concept forgotten.",
+    ),
+    (
+        plots.accuracy,
+        "Share of pictures recognised at the end, by position: low on the left is forgetting, on the right saturation.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as it was found: its run.json, and its results.json if it has one."""
+
+    folder: Path
+    about: dict
+    results: dict  # empty where it has none
+
+    @property
+    def classes(self) -> bool:
+        """Whether it learned classes, and not concepts."""
+        return self.about.get("half") == "classification"
+
+    @property
+    def finished(self) -> bool:
+        return "a_mmd" in self.results
+
+
+def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
+    """Write the report of run folders, or of folders that hold such, to `out` and print its path.
+
+    Raises UserError where a folder holds no run and no executed notebook, or a file in it is damaged.
+    """
+    out = Path(out)
+    folders = [Path(r) for r in runs]
+    found = [read_run(f) for f in unique(f for folder in folders for f in find_runs(folder))]
+    refuse_mixed(found)
+    notebooks = unique(n for folder in folders for n in find_notebooks(folder))
+    if not found and not notebooks:
+        raise UserError(f"no run.json under {', '.join(map(str, folders))}: name a run folder, or one that holds some")
+    here = out.resolve().parent
+    concepts, classes = ([run for run in found if run.classes is kind] for kind in (False, True))
+    sections = [overview(concepts, here), *(figures(group) for group in alike(concepts))]
+    sections += [class_report.overview([(place(run, here), run.about, run.results) for run in classes])]
+    sections += [class_report.figures(group[0].about, [run.results for run in group]) for group in alike(classes)]
+    sections += [unfinished(found, here), notebook_list(notebooks, here), *(details(run, here) for run in found)]
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>stamina-lite report</title><style>{STYLE}</style></head>
+<body><h1>Runs side by side</h1>
+{"".join(sections)}
+</body></html>
+"""
+    with writing(out, "make room, or give --out a file name in a folder of yours"):
+        here.mkdir(parents=True, exist_ok=True)
+        write_text(out, page)
+    print(out)
+    return out
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folder itself if it is a run, otherwise the runs below it."""
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: name a run folder, or one that holds some")
+    return [folder] if (folder / "run.json").exists() else sorted(f.parent for f in folder.rglob("run.json"))
+
+
+def find_notebooks(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in f.parts)
+
+
+def unique(paths: Iterable[Path]) -> list[Path]:
+    """Each folder or file once, however it was named."""
+    return list({path.resolve(): path for path in paths}.values())
+
+
+def read_run(folder: Path) -> Run:
+    check_seal(folder)
+    about, file = read_record(folder / "run.json"), folder / "results.json"
+    if not file.exists():
+        return Run(folder, about, {})
+    if about.get("half") == "classification":
+        return Run(folder, about, class_report.check(read_json(file), file))
+    return Run(folder, about, plots.load_results(folder))
+
+
+def refuse_mixed(runs: list[Run]) -> None:
+    """Raise UserError for cells of a grid that were run under different protocols, or one row with two settings."""
+    seen: dict[str, tuple] = {}
+    for run in runs:
+        seal = check_seal(run.folder)
+        for part, value in (("protocol", seal["protocol"]), (seal["row"], seal["settings"])) if seal else ():
+            other, first = seen.setdefault(part, (value, run.folder))
+            if other != value:
+                raise UserError(f"{first} and {run.folder} were run under different protocols: report them apart")
+
+
+def alike(runs: list[Run]) -> list[list[Run]]:
+    """Runs with results, grouped by what they learned and from which base: only these belong in one figure."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.results:
+            a = run.about
+            same = (a.get(key) for key in ("set", "set_hash", "base", "tasks"))
+            groups.setdefault(tuple(map(str, same)), []).append(run)
+    return list(groups.values())
+
+
+def overview(runs: list[Run], here: Path) -> str:
+    """The table of measures, with what they mean."""
+    measured = [run for run in runs if run.results]
+    if not measured:
+        return ""
+    head = [
+        "Run",
+        "Method",
+        "Seed",
+        "Concepts",
+        *(name for name, _ in MEASURES.values()),
+        "Trained",
+        "Added",
+        "Time",
+        "Memory",
+    ]
+    rows = [
+        [
+            place(run, here), run.results["method"], run.about.get("seed"),
+            str(len(run.results["tasks"])) + ("" if run.finished else " so far"),
+            *(number(run.results.get(key)) for key in MEASURES),
+            *(f"{run.results['n_param'][k]:.3g} %" for k in ("train", "store")),
+            f"{sum(run.results['seconds']) / 60:.1f} min", f"{max(run.results['peak_memory']) / 2**30:.1f} GiB",
+        ]
+        for run in measured
+    ]  # fmt: skip
+    meanings = "".join(f"<li><b>{escape(name)}</b>: {escape(meaning)}.</li>" for name, meaning in MEASURES.values())
+    meanings += (
+        "<li><b>Trained</b>, <b>Added</b>: parameters trained for a concept, and kept after it, in % of the U-Net.</li>"
+    )
+    meanings += "<li><b>Time</b> of learning alone; <b>Memory</b>: the peak, of the GPU where there was one.</li>"
+    return f"<h2>Measures</h2>{table(head, rows)}<ul>{meanings}</ul>"
+
+
+def figures(runs: list[Run]) -> str:
+    """The curves of runs that learned the same concepts."""
+    results = [run.results for run in runs]
+    title = f"{runs[0].about.get('set') or 'Own pictures'}: {', '.join(by_method(results))}"
+    return drawn(title, FIGURES, results)
+
+
+def unfinished(runs: list[Run], here: Path) -> str:
+    """Runs that have measured nothing."""
+    names = [place(run, here) for run in runs if not run.results]
+    text = "No results.json: the run was interrupted before its first measure, or only learned (stamina-lite learn)."
+    return f"<h2>Unfinished</h2><p>{text}</p>{bullets(map(escape, names))}" if names else ""
+
+
+def notebook_list(notebooks: list[Path], here: Path) -> str:
+    """Links to executed notebooks, with how papermill left them."""
+    links = []
+    for file in notebooks:
+        try:
+            run = read_json(file)["metadata"].get("papermill", {})
+        except (KeyError, TypeError):
+            raise UserError(f"{file} is no notebook: execute it again, or remove it") from None
+        path = Path(os.path.relpath(file.resolve(), here)).as_posix()
+        ended = f"{run['duration']:.0f} s" if run.get("duration") else "not executed to its end"
+        state = "failed" if run.get("exception") else ended
+        links.append(f'<a href="{quote(path)}">{escape(path)}</a> <small>{escape(state)}</small>')
+    return f"<h2>Notebooks</h2>{bullets(links)}" if links else ""
+
+
+def details(run: Run, here: Path) -> str:
+    """A run's pictures, masks, settings and versions."""
+    parts = [f"<h2>{escape(place(run, here))}</h2>"]
+    if run.finished:
+        tasks = run.results["tasks"]
+        names = unique_names([tasks[0], tasks[len(tasks) // 2], tasks[-1]])
+        parts.append(inline(plots.run_sheet(run.folder, names), "Pictures drawn just after learning, and at the end."))
+        masks = plots.load_masks(run.folder)
+        if masks:
+            parts.append(inline(plots.mask_panel(masks), "What the folded masks leave open, and how far they overlap."))
+    if run.classes and run.results:
+        caption = "Accuracy on every task's classes after every task: down a column a task is forgotten."
+        parts.append(inline(plots.accuracy_matrix(run.results), caption))
+    rows = [
+        [key, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value]
+        for key, value in flat(run.about)
+    ]
+    return "".join(parts) + f"<details><summary>Settings and versions</summary>{table(['', ''], rows)}</details>"
+
+
+def flat(content: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """Nested settings as (dotted name, value)."""
+    pairs: list[tuple[str, object]] = []
+    for key, value in content.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return pairs
+
+
+def unique_names(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def place(run: Run, here: Path) -> str:
+    """Where a run lies, seen from the report."""
+    return Path(os.path.relpath(run.folder.resolve(), here)).as_posix()
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,116 @@
+"""Files that are written whole or not at all, and known again by their sha256: safetensors and JSON, never a pickle."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..errors import UserError
+
+
+@contextmanager
+def writing(place: Path | str, advice: str = "make room, or choose another --out") -> Iterator[None]:
+    """While something is written: a full disk, or a place that nobody may write to, is a UserError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write to {place} ({why(error)}): {advice}") from None
+
+
+def why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Written beside and moved into place: a kill or a full disk leaves the old file or the new one."""
+    beside = file.with_name(f".{file.name}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content) -> None:
+    write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def write_tensors(file: Path, tensors: dict, about: dict[str, str] | None = None) -> None:
+    """A safetensors file, readable by whom other files are: safetensors itself lets nobody but the owner read it."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file, about)
+    file.chmod(mode)
+
+
+def read_json(file: Path):
+    """Raises UserError where the file is missing, cannot be read or is no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{file} is missing: name a run folder, or start the run anew with another --out") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file} ({why(error)}): see who may read it, or name another") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{file} is damaged (no JSON): restore it, or start the run anew with another --out") from None
+
+
+def read_record(file: Path, *needed: str) -> dict:
+    """A JSON file that says something by name, these names among it. Raises UserError where it does not."""
+    content = read_json(file)
+    missing = [name for name in needed if name not in content] if isinstance(content, dict) else needed or ("names",)
+    if missing:
+        raise UserError(f"{file} says no {', '.join(missing)}: restore it, or start the run anew with another --out")
+    return content
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def save_task(folder: Path, tensors: dict, info: dict) -> None:
+    """Write tensors.safetensors and task.json (info and the sha256) as one folder that appears complete."""
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        write_tensors(beside / "tensors.safetensors", tensors)
+        hashes = {"tensors.safetensors": sha256(beside / "tensors.safetensors")}
+        write_json(beside / "task.json", {**info, "sha256": hashes})
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def task_info(folder: Path, *needed: str) -> dict:
+    """What task.json says of a saved task, this among it. Raises UserError where it is not as it was written."""
+    anew = f"delete {folder} and later tasks to learn them again"
+    try:
+        info = read_record(folder / "task.json", "sha256", *needed)
+    except UserError as error:
+        raise UserError(f"{str(error).partition(': ')[0]}: {anew}") from None
+    if not isinstance(info["sha256"], dict):
+        raise UserError(f"{folder / 'task.json'} is damaged: {anew}")
+    return info
+
+
+def load_task(folder: Path) -> tuple[dict, dict]:
+    """(tensors, info) of a saved task; a truncated or altered file raises UserError."""
+    info = task_info(folder)
+    for name, expected in info["sha256"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise UserError(
+                f"{folder / name} is missing, truncated or altered: delete {folder} and later tasks to learn them again"
+            )
+    try:
+        return load_file(folder / "tensors.safetensors"), info
+    except (SafetensorError, FileNotFoundError):
+        raise UserError(
+            f"{folder}/tensors.safetensors is no safetensors file: delete {folder} to learn it again"
+        ) from None
