@@ -1,7 +1,7 @@
 """Can a model still learn? The five concepts of tune5, by a fresh model and by one that has learned fifty others.
 
     python benchmarks/after_fifty.py runs/claim50 --out results/after_fifty.json
-    python benchmarks/after_fifty.py runs/claim50 --change forget=0.0 --out THE_SAME
+    python benchmarks/after_fifty.py runs/claim50 --change lambda_forget=0.0 --out THE_SAME
     python benchmarks/after_fifty.py runs/claim50 --change steps=240 lr=0.002 lr_token=0.01 --out THE_SAME
 
 Early and late concepts of a run are different concepts; here they are the same, so that what a long past costs is seen

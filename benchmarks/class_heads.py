@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stamina_lite.classification.backbones import load_backbone
-from stamina_lite.classification.datasets import ClassSet, of_classes, renditions
+from stamina_lite.classification.datasets import ClassDataset, of_classes, renditions
 from stamina_lite.classification.learner import ContinualClassifier
 from stamina_lite.classification.model import Classifier
 from stamina_lite.reproduction import class_claims
@@ -42,14 +42,14 @@ def described(model: Classifier, half, places: Tensor) -> Tensor:
     return torch.cat([model.features(x) for x in half.stream(places.split(128))])
 
 
-def class_means(model: Classifier, data: ClassSet, classes: Sequence[int]) -> Tensor:
+def class_means(model: Classifier, data: ClassDataset, classes: Sequence[int]) -> Tensor:
     """(classes, width)."""
     places = of_classes(data.train, classes)
     features, labels = described(model, data.train, places), data.train.labels[places]
     return torch.stack([features[labels == label].mean(0) for label in classes])
 
 
-def measure(run: Path, data: ClassSet) -> dict:
+def measure(run: Path, data: ClassDataset) -> dict:
     """Test pictures told right, a count a class as they were learned, by each kind of head."""
     about, results = read_record(run / "run.json"), read_json(run / "results.json")
     vit = load_backbone("mini", "cpu")

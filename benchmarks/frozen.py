@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stamina_lite import measures
 from stamina_lite.classification.backbones import load_backbone
-from stamina_lite.classification.datasets import Decoded, renditions
+from stamina_lite.classification.datasets import TensorImages, renditions
 from stamina_lite.classification.learner import fingerprint
 from stamina_lite.measures.features import features
 from stamina_lite.runs.files import write_json
@@ -35,7 +35,7 @@ BACKBONES = {"vit": of_vit, "lite0": of_lite0}
 
 
 @torch.no_grad()
-def described(half: Decoded, extract) -> Tensor:
+def described(half: TensorImages, extract) -> Tensor:
     """(n, d), unit vectors."""
     parts = [extract(half.load(places)) for places in torch.arange(len(half.labels)).split(128)]
     return F.normalize(torch.cat(parts).float())

@@ -15,7 +15,7 @@ import torch
 
 from stamina_lite import concepts, load_base
 from stamina_lite.core.seeds import seeded
-from stamina_lite.diffusion.captions import described
+from stamina_lite.diffusion.captions import caption_with_templates
 from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.methods.lora import (
     Stamina,
@@ -45,13 +45,15 @@ class SparseProbability(Stamina):
 
     def penalty(self, layer):
         on, off = layer.adapter.mask.logits()
-        return self.settings.sparse * torch.sigmoid(on - off).mean() + self.settings.forget * l_forget(layer)
+        return self.settings.lambda_sparse * torch.sigmoid(on - off).mean() + self.settings.lambda_forget * l_forget(
+            layer
+        )
 
 
 VARIANTS = {
     studies.PLAIN: StaminaNoMask(),
     "as it is": Stamina(),
-    "noise cools in half the steps": Stamina(cool=0.5),
+    "noise cools in half the steps": Stamina(noise_anneal=0.5),
     "no sparsity": StaminaNoSparsity(),
     "MLP of 64 units": Stamina(mask_rank=64),
     "temperature 0.3": Stamina(temperature=0.3),
@@ -65,7 +67,7 @@ VARIANTS = {
 def learn_alone(k: int, method: Stamina, seed: int, n: int = 16) -> dict:
     """A concept learned by the base: loss with the base's weights, loss after folding, share of weights left open."""
     model, concept = TextToImage(load_base()), concepts("tune5")[k]
-    pictures = described(model.encode(concept.load(model.size)), [concept.token] * len(concept.images))
+    pictures = caption_with_templates(model.encode(concept.load(model.size)), [concept.token] * len(concept.images))
     captions = model.tokenize(pictures.captions)
 
     @torch.no_grad()

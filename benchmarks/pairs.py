@@ -87,7 +87,7 @@ def main() -> None:
             drawn[pair.prompt] = learner.model.draw([pair.prompt] * args.pictures, seeds)
             return drawn[pair.prompt]
 
-        if learner.method.alone:
+        if learner.method.separate_models:
             raise UserError(f"{row} has no model that knows two concepts: leave it out")
         report["rows"][row] = measure(draw, kinds, real, extractor)
         write_json(file, report)

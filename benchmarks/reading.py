@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
 from stamina_lite.classification.datasets import renditions
-from stamina_lite.classification.image_files import Files, read
+from stamina_lite.classification.image_files import ImageFiles, read
 from stamina_lite.runs.files import write_json
 from stamina_lite.runs.versions import versions
 
@@ -52,7 +52,7 @@ def draw(folder: Path, n: int) -> list[Path]:
 
 def threads(files: list[Path]) -> float:
     """Seconds."""
-    pictures, started = Files(files, torch.zeros(len(files))), time.perf_counter()
+    pictures, started = ImageFiles(files, torch.zeros(len(files))), time.perf_counter()
     for _ in pictures.stream(torch.arange(len(files)).split(BATCH), torch.Generator().manual_seed(0)):
         pass
     return time.perf_counter() - started

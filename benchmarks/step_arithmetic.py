@@ -115,7 +115,7 @@ def keys_and_values(name: str | None, shape: str, batch: int, dtype: torch.dtype
     adaptation, told, trained = task(name, unet, text, batch)
 
     def loss():
-        with adaptation.held():
+        with adaptation.cached():
             made = told()
             products = [layer.module(made).sum() for layer in adaptation.layers]
             return torch.stack([*products, *adaptation.penalties()]).sum()
@@ -173,7 +173,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     long, small, noisy = torch.zeros(side**2, device=device), torch.ones(8, device=device), MLPMask((1280, 768))
 
     def noise():
-        noisy.draw(on_device(seeded(0), device))
+        noisy.sample_noise(on_device(seeded(0), device))
 
     return Machine(
         device,

@@ -70,7 +70,7 @@ def ours(name: str, shape: str, batch: int, dtype: torch.dtype, latent=None, che
         def backward():
             for mask in masks:
                 mask.noise = torch.empty(mask.shape, device="meta")
-            with adaptation.held():
+            with adaptation.cached():
                 error = unet(x, t, words().to(dtype)).sample.float().square().mean()
                 torch.stack([error, *adaptation.penalties()]).sum().backward()
 

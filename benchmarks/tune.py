@@ -18,18 +18,18 @@ from stamina_lite.runs.files import write_json
 
 OWN = {  # four combinations each
     "lora": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},  # so that one of the last two is among these
-    "c-lora": {"forget": (0.03, 0.3, 3.0, 30.0)},
-    "stamina": {"forget": (3.0, 30.0), "sparse": (0.0, 0.1)},
-    "stamina-cool": {"cool": (0.5,), "forget": (0.3, 3.0), "sparse": (0.0, 0.1)},
+    "c-lora": {"lambda_forget": (0.03, 0.3, 3.0, 30.0)},
+    "stamina": {"lambda_forget": (3.0, 30.0), "lambda_sparse": (0.0, 0.1)},
+    "stamina-cool": {"noise_anneal": (0.5,), "lambda_forget": (0.3, 3.0), "lambda_sparse": (0.0, 0.1)},
     "ti": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
     "ti++": {"lr_token": (1e-2, 2e-2, 4e-2, 8e-2)},
     "dreambooth": {"lr": (3e-5, 1e-4, 3e-4, 1e-3)},
     "replay": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
     "custom-diffusion": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
     "custom-diffusion-merge": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
-    "custom-diffusion-ewc": {"forget": (1e2, 1e4, 1e6, 1e8)},
+    "custom-diffusion-ewc": {"lambda_forget": (1e2, 1e4, 1e6, 1e8)},
     "offline": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
-    "lora-scaled": {"decay": (0.25, 0.5, 1.0, 2.0)},
+    "lora-scaled": {"merge_exponent": (0.25, 0.5, 1.0, 2.0)},
     "lora-orthogonal": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},
     "lora-pruned": {"density": (0.03, 0.1, 0.3, 0.6)},
 }

@@ -23,11 +23,11 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 OWN = {  # four combinations each
     **dict.fromkeys(("ub", "ft", "ft++"), {"lr": (3e-5, 1e-4, 3e-4, 1e-3)}),
     "lwf": {"lr": (1e-4, 3e-4), "distill": (1.0, 10.0)},
-    "ewc": {"forget": (1e1, 1e3, 1e5, 1e7)},
+    "ewc": {"lambda_forget": (1e1, 1e3, 1e5, 1e7)},
     **dict.fromkeys(("l2p++", "deep-l2p++", "dualprompt", "coda-p", "lora", "sd-lora"), {"lr": RATES}),
     # first trials of C-LoRA, λ alone: results/tuning-classes/first
-    **dict.fromkeys(("c-lora", "stamina"), {"lr": (3e-4, 1e-3), "forget": (1e2, 1e4)}),
-    "lora-scaled": {"lr": (3e-4, 1e-3), "decay": (0.25, 1.0)},
+    **dict.fromkeys(("c-lora", "stamina"), {"lr": (3e-4, 1e-3), "lambda_forget": (1e2, 1e4)}),
+    "lora-scaled": {"lr": (3e-4, 1e-3), "merge_exponent": (0.25, 1.0)},
     "inflora": {"lr": (3e-4, 1e-3), "threshold": (0.9, 0.98)},
 }
 KEPT = ("a_n", "a_n_running", "f_n", "f_n_chaudhry")

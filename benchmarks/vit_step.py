@@ -22,7 +22,7 @@ from held import Held
 from step_tables import vit_table
 
 from stamina_lite.classification.backbones import precision
-from stamina_lite.classification.datasets import Decoded, task_pictures
+from stamina_lite.classification.datasets import TensorImages, task_pictures
 from stamina_lite.classification.model import Classifier
 from stamina_lite.methods.registry import make_class_method
 from stamina_lite.runs.files import write_json
@@ -34,10 +34,10 @@ CLASSES = 200
 Task = Callable[[int, Callable], None]  # learns so many steps, and tells of every one
 
 
-def random_pictures(vit, n: int) -> Decoded:
+def random_pictures(vit, n: int) -> TensorImages:
     """n pictures of two classes."""
     size = vit.pretrained_cfg["input_size"][-1]
-    return Decoded(torch.randint(256, (n, 3, size, size), dtype=torch.uint8), torch.arange(n) % 2)
+    return TensorImages(torch.randint(256, (n, 3, size, size), dtype=torch.uint8), torch.arange(n) % 2)
 
 
 def ours(method: str, args) -> Task:
@@ -50,7 +50,7 @@ def ours(method: str, args) -> Task:
 
     def task(steps: int, on_step: Callable) -> None:
         found = random_pictures(vit, steps * args.batch)
-        model.learn(task_pictures(Decoded(found.images, found.labels + 2), [2, 3]), 2, on_step)
+        model.learn(task_pictures(TensorImages(found.images, found.labels + 2), [2, 3]), 2, on_step)
 
     return task
 

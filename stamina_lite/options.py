@@ -1,40 +1,12 @@
-"""What the commands may be told: settings of a method, and kinds of numbers."""
+"""Options that several commands share: the settings of a method, and types of arguments."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
+from .core.settings import RENAMED, AdapterSettings, ClassSettings, Settings
 from .errors import UserError
 
-# Options that are fields of `AdapterSettings`; what is not given keeps the method's default.
-SETTINGS = {
-    "batch": (int, "pictures a step"),
-    "rank": (int, "rank of the low-rank change"),
-    "lr": (float, "learning rate of adapters, weights or prompts"),
-    "forget": (float, "weight of the penalty on forgetting"),
-    "sparse": (float, "weight of the penalty on open masks"),
-    "mask": (str, "what makes the mask: mlp, factors or free"),
-    "mask-rank": (int, "rank of what makes the mask"),
-    "temperature": (float, "of the mask's Gumbel-softmax"),
-    "cool": (float, "share of the steps in which the mask's noise falls to zero (0: it stays)"),
-    "density": (float, "share of weights that a random mask leaves open, or that pruning keeps"),
-    "decay": (float, "p of the scaled merge: task t's update is folded times t^-p"),
-    "drawn": (int, "pictures that EWC looks at, or that the base draws to be trained beside"),
-}
-# and of `Settings`: concepts
-OF_CONCEPTS = {
-    "steps": (int, "training steps a concept"),
-    "lr-token": (float, "learning rate of the token"),
-    "prior": (float, "weight of the loss on pictures the model drew itself"),
-    "prior-prompts": (str, "what the base draws of for that, with ; between"),
-    "guidance": (float, "scale of guidance of all pictures it draws (1.5; Stable Diffusion wants about 7.5)"),
-}
-# and of `ClassSettings`: classes
-OF_CLASSES = {
-    "epochs": (int, "how often each picture of a task is seen"),
-    "lr-head": (float, "learning rate of the head"),
-    "distill": (float, "weight of the loss on past classes (lwf)"),
-    "threshold": (float, "share of past inputs that is protected (inflora)"),
-}
 DEVICE = "cpu or cuda (cuda where there is one)"
 BASE = "Stable Diffusion 1.x or 2.x: mini, a diffusers folder, a FILE.safetensors, or owner/name[@REVISION] (mini)"
 
@@ -66,17 +38,28 @@ def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     p.add_argument(
         "--gradient-checkpointing", action="store_true", help="concepts: less memory, more time, same result"
     )
-    group = p.add_argument_group("settings", "what is not given keeps the method's default, see `stamina-lite methods`")
-    add_settings(group, SETTINGS)
-    group.add_argument("--soft", dest="hard", action="store_false", default=argparse.SUPPRESS, help="a soft mask")
-    add_settings(p.add_argument_group("settings of concepts"), OF_CONCEPTS)
+    add_settings(p, AdapterSettings, "settings", "the default is the method's, see `stamina-lite methods`")
+    add_settings(p, Settings, "settings of concepts")
     if classes:
-        add_settings(p.add_argument_group("settings of classes (renditions, imagenet-r)"), OF_CLASSES)
+        add_settings(p, ClassSettings, "settings of classes (renditions, imagenet-r)")
 
 
-def add_settings(group, settings: dict) -> None:
-    for name, (kind, text) in settings.items():
-        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
+def add_settings(p: argparse.ArgumentParser, kind: type[AdapterSettings], title: str, text: str | None = None) -> None:
+    """An option for every setting that this kind adds to those of its base class."""
+    group = p.add_argument_group(title, text)
+    for f in fields(kind):
+        if kind is not AdapterSettings and f.name in AdapterSettings.__dataclass_fields__:
+            continue
+        if f.name == "hard":
+            group.add_argument(
+                "--soft", dest="hard", action="store_false", default=argparse.SUPPRESS, help="a soft mask"
+            )
+        else:
+            older = [name for name, now in RENAMED.items() if now == f.name]
+            names = [f"--{name.replace('_', '-')}" for name in (f.name, *older)]
+            choices = f.metadata["choices"]
+            text = f.metadata["help"].replace("%", "%%") + (f": {', '.join(choices)}" if choices else "")
+            group.add_argument(*names, dest=f.name, type=f.type, default=argparse.SUPPRESS, help=text)
 
 
 def scale(text: str) -> float:
@@ -116,8 +99,8 @@ def at_least(low: int):
 
 def given_settings(args: argparse.Namespace) -> dict:
     """The settings that were given, by their fields' names."""
-    names = [*(name.replace("-", "_") for name in SETTINGS | OF_CONCEPTS | OF_CLASSES), "hard"]
-    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+    names = {f.name for kind in (Settings, ClassSettings) for f in fields(kind)}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def refuse_options(args: argparse.Namespace, names: list[str], meant: str) -> None:

@@ -80,18 +80,18 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def patches():
     """A set of six classes, each a pattern of 4x4 colours with noise, 32 px: 12 training, 6 test pictures a class."""
-    from stamina_lite.classification.datasets import ClassSet, Decoded
+    from stamina_lite.classification.datasets import ClassDataset, TensorImages
 
     draw = torch.Generator().manual_seed(0)
     patterns = 255 * torch.rand(6, 3, 4, 4, generator=draw)
 
-    def half(each: int) -> Decoded:
+    def half(each: int) -> TensorImages:
         labels = torch.arange(6).repeat_interleave(each)
         images = torch.nn.functional.interpolate(patterns[labels], size=32)
         images = images + 20 * torch.randn(images.shape, generator=draw)
-        return Decoded(images.clamp(0, 255).byte(), labels)
+        return TensorImages(images.clamp(0, 255).byte(), labels)
 
-    return ClassSet("patches", [f"pattern {k}" for k in range(6)], half(12), half(6))
+    return ClassDataset("patches", [f"pattern {k}" for k in range(6)], half(12), half(6))
 
 
 @pytest.fixture

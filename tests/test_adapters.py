@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from stamina_lite.core.adapters import LowRank, MaskedLowRank
-from stamina_lite.core.layers import Layer, layers_of
+from stamina_lite.core.layers import AdaptedWeight, layers_of
 from stamina_lite.core.masks import FactorMask, FreeMask, MLPMask
 
 
@@ -21,7 +21,7 @@ def filled(adapter):
 @pytest.fixture
 def layer():
     torch.manual_seed(0)
-    return Layer("layer", nn.Linear(6, 10, bias=False))
+    return AdaptedWeight("layer", nn.Linear(6, 10, bias=False))
 
 
 MASKS = [MLPMask, FactorMask, FreeMask]
@@ -75,7 +75,7 @@ def test_past_is_the_sum_of_all_folds(layer):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_fifty_folds_in_half_precision_do_not_drift(dtype):
     torch.manual_seed(0)
-    layer = Layer("half", nn.Linear(32, 32, bias=False).to(dtype))
+    layer = AdaptedWeight("half", nn.Linear(32, 32, bias=False).to(dtype))
     exact = layer.start.double().clone()
     naive = layer.module.weight.detach().clone()
     for seed in range(50):
@@ -95,7 +95,7 @@ def test_fifty_folds_in_half_precision_do_not_drift(dtype):
 def test_hard_mask_is_binary_and_its_gradient_is_the_soft_ones(mask):
     hard, soft = (mask((6, 5), generator=generator(3), hard=h, temperature=0.7) for h in (True, False))
     for m in (hard, soft):
-        m.draw(generator(4))
+        m.sample_noise(generator(4))
     weights = torch.randn(6, 5, generator=generator(5))
     value = hard()
     assert set(value.unique().tolist()) == {0.0, 1.0}
@@ -108,7 +108,7 @@ def test_hard_mask_is_binary_and_its_gradient_is_the_soft_ones(mask):
 @pytest.mark.parametrize("mask", MASKS)
 def test_evaluation_has_no_noise(mask):
     m = mask((6, 5), generator=generator(3))
-    m.draw(generator(4))
+    m.sample_noise(generator(4))
     noisy = m()
     m.eval()
     on, off = m.logits()
@@ -122,7 +122,7 @@ def test_mask_is_the_gumbel_softmax_of_two_classes():
     draws = []
     noise = generator(2)
     for _ in range(4000):
-        m.draw(noise)
+        m.sample_noise(noise)
         draws.append(m().detach())
     frequency = torch.stack(draws).mean(0)
     assert torch.allclose(frequency, torch.softmax(torch.stack([on, off]), 0)[0], atol=0.03)

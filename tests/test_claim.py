@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import class_heads  # noqa: E402
 import step_tables  # noqa: E402
 
-ROWS = {"ti++": {}, "lora-alone": {}, "c-lora": {}, "stamina": {"forget": 1.0}, "offline": {}}
+ROWS = {"ti++": {}, "lora-alone": {}, "c-lora": {}, "stamina": {"lambda_forget": 1.0}, "offline": {}}
 NAMES = [f"c{k:02d}" for k in range(20)]
 PEOPLE = ["person-01", "falls-01", "person-02", "person-05", "person-10"]
 
@@ -208,7 +208,7 @@ def test_unknown_foreign_and_edited_cells_are_refused(home, grid):
     cell = load_grid(grid)[0]
     seal = home / cell.name / SEAL
     good = seal.read_text()
-    seal.write_text(json.dumps({**json.loads(good), "settings": {"forget": 9}}))
+    seal.write_text(json.dumps({**json.loads(good), "settings": {"lambda_forget": 9}}))
     with pytest.raises(UserError, match=r"ti\+\+.alternate.0 was run under another protocol than grid.yaml"):
         read_cells(home, grid)
     seal.write_text(good)
@@ -305,9 +305,12 @@ def test_own_steps_are_compared_with_the_protocols_concept_by_concept_and_seed_b
 
 
 def test_trials_are_told_with_what_differed_and_what_was_chosen():
-    trials = [{"options": {"lr": 0.005, "decay": 1.0}, "a_mmd": 2.345}, {"options": {"lr": 0.01}, "a_mmd": 2.2}]
+    trials = [
+        {"options": {"lr": 0.005, "decay": 1.0}, "a_mmd": 2.345},
+        {"options": {"lr": 0.01}, "a_mmd": 2.2},
+    ]
     found = studies.tuning_table({"lora": {"chosen": {"lr": 0.01}, "trials": [*trials, trials[1]]}})
-    assert found.splitlines()[2] == "| lora | lr 0.005, decay 1 → 2.35; lr 0.01 → 2.20 | lr 0.01 |"
+    assert found.splitlines()[2] == "| lora | lr 0.005, merge_exponent 1 → 2.35; lr 0.01 → 2.20 | lr 0.01 |"
     classes = {"ft": {"chosen": {"lr": 0.01}, "trials": [{"options": {"lr": 0.01}, "a_n": 41.27}]}}
     assert "→ A_N |" in (found := studies.tuning_table(classes, "a_n", 1)) and "lr 0.01 → 41.3" in found
 

@@ -11,7 +11,7 @@ from stamina_lite.reproduction import class_claims as tables
 from stamina_lite.reproduction.grids import load_grid
 from stamina_lite.reproduction.results import read_cells
 
-CLASSES, ROWS = 40, {"ub": {}, "c-lora": {"forget": 1.0}, "coda-p": {}, "stamina": {}}
+CLASSES, ROWS = 40, {"ub": {}, "c-lora": {"lambda_forget": 1.0}, "coda-p": {}, "stamina": {}}
 
 
 def results(row, seed, tasks, share):

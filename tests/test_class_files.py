@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from stamina_lite.classification import image_files
-from stamina_lite.classification.image_files import Files, crop_box, cut
+from stamina_lite.classification.image_files import ImageFiles, crop_box, cut
 from stamina_lite.errors import UserError
 
 
@@ -22,7 +22,7 @@ def pictures(tmp_path):
     noise, files = np.random.default_rng(0), [tmp_path / f"{k}.png" for k in range(12)]
     for k, file in enumerate(files):
         Image.fromarray(noise.integers(256, size=(30 + k, 24 + 7 * (k % 4), 3), dtype=np.uint8)).save(file)
-    return Files(files, torch.arange(12), size=16)
+    return ImageFiles(files, torch.arange(12), size=16)
 
 
 def seeded(seed):
@@ -63,7 +63,7 @@ def test_training_pictures_are_cut_anew_and_follow_their_generator(pictures):
 
 def test_neither_threads_nor_parts_change_what_is_read(pictures, monkeypatch):
     """One thread, and many of which the first picture's is the slowest."""
-    order, wanted, fill = torch.randperm(12, generator=seeded(1)), [], Files._fill
+    order, wanted, fill = torch.randperm(12, generator=seeded(1)), [], ImageFiles._fill
 
     def slow(self, x, file, seed):
         time.sleep(0.02 * (file == self.files[order[0]]))
@@ -71,7 +71,7 @@ def test_neither_threads_nor_parts_change_what_is_read(pictures, monkeypatch):
 
     for cores, how in ((1, fill), (8, slow)):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
-        monkeypatch.setattr(Files, "_fill", how)
+        monkeypatch.setattr(ImageFiles, "_fill", how)
         wanted += [torch.cat([*pictures.stream(order.split(n), seeded(5))]) for n in (1, 5, 12)]
     assert all(torch.equal(found, wanted[0]) for found in wanted)
     apart = pictures.load(order, seeded(6))
@@ -79,8 +79,8 @@ def test_neither_threads_nor_parts_change_what_is_read(pictures, monkeypatch):
 
 
 def test_the_next_part_is_read_while_one_is_used(pictures, monkeypatch):
-    read, fill = [], Files._fill
-    monkeypatch.setattr(Files, "_fill", lambda self, x, file, seed: (fill(self, x, file, seed), read.append(file)))
+    read, fill = [], ImageFiles._fill
+    monkeypatch.setattr(ImageFiles, "_fill", lambda self, x, file, seed: (fill(self, x, file, seed), read.append(file)))
     stream = pictures.stream(torch.arange(12).split(4))
     next(stream)
     until = time.monotonic() + 20

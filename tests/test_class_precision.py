@@ -12,7 +12,7 @@ from stamina_lite.classification.model import Classifier
 from stamina_lite.errors import UserError
 from stamina_lite.methods.registry import make_class_method
 
-FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "drawn": 4, "lr": 0.001}
+FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "n_prior": 4, "lr": 0.001}
 
 
 def test_precision_is_what_the_device_is_good_at(monkeypatch):
@@ -53,10 +53,10 @@ def test_what_a_model_is_held_to_is_rounded_as_it_is(vit, patches):
     model.learn(task, 1)
     model.past = [0, 1]
     model.method.begin(model, task)
-    assert model.method.guide(model, x, model.logits(x)) == 0
+    assert model.method.auxiliary_loss(model, x, model.logits(x)) == 0
     with torch.no_grad():
         vit.blocks[0].mlp.fc1.weight *= 2
-    assert model.method.guide(model, x, model.logits(x)) > 1e-6
+    assert model.method.auxiliary_loss(model, x, model.logits(x)) > 1e-6
 
 
 def test_weights_learned_in_bf16_are_kept_in_fp32(vit, patches):

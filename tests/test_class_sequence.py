@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stamina_lite.classification.datasets import ClassSet, of_classes
+from stamina_lite.classification.datasets import ClassDataset, of_classes
 from stamina_lite.classification.learner import ContinualClassifier
 from stamina_lite.errors import UserError
 
-FEW = {"epochs": 1, "batch": 8, "rank": 2, "mask_rank": 2, "drawn": 4}
+FEW = {"epochs": 1, "batch": 8, "rank": 2, "mask_rank": 2, "n_prior": 4}
 
 SCRIPT = """
 import sys, torch
@@ -23,7 +23,7 @@ sys.path.insert(0, sys.argv[1])
 import conftest
 from stamina_lite.classification.learner import ContinualClassifier
 patches, vit = (made.__wrapped__() for made in (conftest.patches, conftest.vit))
-learner = ContinualClassifier(vit, patches, sys.argv[3], 3, 1, sys.argv[2], epochs=8, batch=8, rank=2, drawn=4)
+learner = ContinualClassifier(vit, patches, sys.argv[3], 3, 1, sys.argv[2], epochs=8, batch=8, rank=2, n_prior=4)
 while learner.left:
     learner.learn(progress=False)
     print("learned", flush=True)
@@ -124,7 +124,7 @@ def test_another_run_is_refused(vit, patches, tmp_path):
     torch.nn.init.ones_(other.cls_token)
     with pytest.raises(UserError, match=r"was begun on the base \(\w+\), not on \(\w+\): give --base"):
         ContinualClassifier(other, patches, "lora", 3, 0, tmp_path / "run", **FEW)
-    swapped = ClassSet("patches", patches.classes, patches.test, patches.train)
+    swapped = ClassDataset("patches", patches.classes, patches.test, patches.train)
     with pytest.raises(UserError, match=r"holds another run \(set_hash is \w+ there and \w+ here\)"):
         ContinualClassifier(made.__wrapped__(), swapped, "lora", 3, 0, tmp_path / "run", **FEW)
     told = r"\(settings epochs is 1 there and 3 here; settings rank is 2 there and 4 here\)"

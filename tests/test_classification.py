@@ -11,7 +11,7 @@ from stamina_lite.core.layers import every_weight, parts_of
 from stamina_lite.errors import UserError
 from stamina_lite.methods.registry import make_class_method
 
-FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "drawn": 4, "lr": 0.01}
+FEW = {"epochs": 2, "batch": 8, "rank": 4, "mask_rank": 2, "n_prior": 4, "lr": 0.01}
 
 
 def classifier(vit, name, **options):

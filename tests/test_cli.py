@@ -65,18 +65,22 @@ def test_help_imports_no_torch(verb):
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
-def test_options_are_the_settings():
-    """A setting that the command line lacks, or of another type, fails here."""
-    for own, settings in ((options.OF_CONCEPTS, Settings), (options.OF_CLASSES, ClassSettings)):
-        named = {name.replace("-", "_"): kind for name, (kind, _) in (options.SETTINGS | own).items()}
-        fields = {f.name: type(getattr(settings(), f.name)) for f in dataclasses.fields(settings)}
-        assert named | {"hard": bool} == fields
+def test_every_setting_is_an_option():
+    """Of its own name and type, and those that once had another name under that too."""
+    bench = ["bench", "tune5", "--method", "lora", "--out", "run"]
+    for settings in (Settings, ClassSettings):
+        wanted = {f.name: f.type(getattr(settings(), f.name)) for f in dataclasses.fields(settings) if f.name != "hard"}
+        given = [word for name, value in wanted.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        args = cli.parser().parse_args([*bench, *given, "--soft"])
+        assert options.given_settings(args) == wanted | {"hard": False}
+    args = cli.parser().parse_args([*bench, "--forget", "2", "--drawn", "3"])
+    assert options.given_settings(args) == {"lambda_forget": 2.0, "n_prior": 3}
 
 
 def test_only_given_settings_are_passed(run):
     settings = json.loads((run / "run.json").read_text())["settings"]
     assert settings["steps"] == 2 and settings["rank"] == 2
-    assert settings["forget"] == METHODS["stamina"].defaults["forget"] != Settings().forget
+    assert settings["lambda_forget"] == METHODS["stamina"].defaults["lambda_forget"] != Settings().lambda_forget
     assert settings["hard"] is True
 
 
@@ -216,7 +220,7 @@ def test_methods_and_info(capsys):
     concepts, classes = printed.split("methods for classes")
     listed = [[line.split()[0] for line in half.splitlines()[1:] if line] for half in (concepts, classes)]
     assert listed[0][: len(METHODS)] == [*METHODS] and listed[1][: len(CLASS_METHODS)] == [*CLASS_METHODS]
-    assert "forget=3.0" in concepts and "steps=60" in concepts and "epochs=5" in classes
+    assert "lambda_forget=3.0" in concepts and "steps=60" in concepts and "epochs=5" in classes
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
     assert torch.__version__.split("+")[0] in printed and "mini50" in printed and "CPU" in printed
@@ -242,7 +246,7 @@ def test_mistakes_before_learning_leave_nothing(tiny_folder, photos, tmp_path, c
     assert "unknown method loraa" in learn(method="loraa")
     assert "unrecognized arguments: --rnk 4" in learn("--rnk", "4")
     assert "argument --steps: invalid int value: 'many'" in learn("--steps", "many")
-    assert "steps must be above zero" in learn("--steps", "0")
+    assert "steps must be above 0" in learn("--steps", "0")
     assert "unknown mask free-hand" in learn("--mask", "free-hand", method="stamina")
     assert "no device tpu9" in learn("--device", "tpu9")
     assert "amber is in two of the folders" in learn(folders=[photos, photos / "amber"])

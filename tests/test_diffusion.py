@@ -4,14 +4,14 @@ from torch import nn
 
 from stamina_lite import concepts, load_base
 from stamina_lite.core.adaptation import Adaptation
-from stamina_lite.core.layers import Layer
+from stamina_lite.core.layers import AdaptedWeight
 from stamina_lite.core.masks import Mask
 from stamina_lite.core.seeds import seeded
 from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
 from stamina_lite.methods.registry import METHODS, make_method
 
-FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
+FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "n_prior": 4}
 
 
 def snapshot(pipe):
@@ -24,7 +24,7 @@ def snapshot(pipe):
 def test_only_what_a_method_trains_and_the_new_row_change(tiny, photos, name):
     before, rows = snapshot(tiny), len(tiny.tokenizer)
     method = make_method(name, **FEW)
-    model = TextToImage(tiny, method.everywhere)
+    model = TextToImage(tiny, method.full_finetuning)
     concept = concepts(photos)[0]
     learned = model.learn(concept, method, seed=0, task=1)
     after = snapshot(tiny)
@@ -43,21 +43,23 @@ def test_only_what_a_method_trains_and_the_new_row_change(tiny, photos, name):
 
 def test_masks_learn_from_the_pictures_alone_and_their_noise_cools(tiny_folder, photos, monkeypatch):
     """Without a penalty the logits move, though the U-Net is in eval mode; half the steps draw, half are as folded."""
-    seen, hold = [], Mask.hold
+    seen, cache = [], Mask.cache
 
     def look(mask):
         if mask is model.layers[0].adapter.mask:
             strength = mask.noise.abs().mean().item()
-            hold(mask)
+            cache(mask)
             assert mask.noise is None  # it is used up, and its memory free
             seen.append((torch.cat(mask.logits()).detach().clone(), strength, mask().detach().bool()))
         else:
-            hold(mask)
+            cache(mask)
 
-    monkeypatch.setattr(Mask, "hold", look)
+    monkeypatch.setattr(Mask, "cache", look)
     for cool, noisy in ((0.5, [True] * 3 + [False] * 3), (0.0, [True] * 6)):
         model = TextToImage(load_base(tiny_folder, device="cpu"))
-        method = make_method("stamina", lr=0.05, **{**FEW, "steps": 6}, sparse=0.0, forget=0.0, cool=cool)
+        method = make_method(
+            "stamina", lr=0.05, **{**FEW, "steps": 6}, lambda_sparse=0.0, lambda_forget=0.0, noise_anneal=cool
+        )
         learned = model.learn(concepts(photos)[0], method, 0, 1)
         first, last = seen[0][0], seen[-1][0]
         assert (last - first).abs().mean() > 0.01  # the first step moves no logit: A is zero, and so is the gradient
@@ -75,7 +77,7 @@ def test_masks_learn_from_the_pictures_alone_and_their_noise_cools(tiny_folder, 
 @pytest.mark.parametrize("name", ["stamina", "stamina-random-mask", "c-lora"])
 def test_an_update_is_computed_once_a_step(tiny, photos, name, monkeypatch):
     """For the model and all penalties; with gradients as if each computed its own, and again at every step."""
-    method, model, concept = make_method(name, **{**FEW, "sparse": 0.3}), TextToImage(tiny), concepts(photos)[0]
+    method, model, concept = make_method(name, **{**FEW, "lambda_sparse": 0.3}), TextToImage(tiny), concepts(photos)[0]
     model.learn(concept, method, 0, 1)
     adaptation = Adaptation(model.layers, method, seeded(3))
     layer = model.layers[0]
@@ -88,21 +90,21 @@ def test_an_update_is_computed_once_a_step(tiny, photos, name, monkeypatch):
         loss = layer.module(x).square().sum() + method.penalty(layer)
         return torch.autograd.grad(loss, [p for p in words if p.requires_grad], allow_unused=True)
 
-    adaptation.draw(0.0, seeded(5))
+    adaptation.sample_noise(0.0, seeded(5))
     apart, calls, delta = gradients(), [], type(layer.adapter).delta
     monkeypatch.setattr(type(layer.adapter), "delta", lambda self: calls.append(self) or delta(self))
     for _ in range(2):
-        adaptation.draw(0.0, seeded(5))
-        with adaptation.held():
+        adaptation.sample_noise(0.0, seeded(5))
+        with adaptation.cached():
             together = gradients()
     assert calls.count(layer.adapter) == 2
     assert len(apart) >= 1 and all(
         torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(apart, together, strict=True)
     )
     assert any(g.abs().max() > 1e-2 for g in apart)
-    with pytest.raises(KeyError), adaptation.held():
+    with pytest.raises(KeyError), adaptation.cached():
         raise KeyError
-    assert layer.adapter.held is None and getattr(layer.adapter, "mask", layer.adapter).held is None
+    assert layer.adapter.cached is None and getattr(layer.adapter, "mask", layer.adapter).cached is None
 
 
 def test_gradients_are_the_same_every_time_on_several_threads(tiny, photos):
@@ -126,7 +128,7 @@ def test_gradient_checkpointing_learns_the_same(tiny_folder, photos, name):
     """With less kept for the backward pass, and the masks of the step in what is computed again."""
     ends, kept, method = [], [], make_method(name, **FEW)
     for checkpointing in (False, True):
-        model, sizes = TextToImage(load_base(tiny_folder, device="cpu"), method.everywhere), {}
+        model, sizes = TextToImage(load_base(tiny_folder, device="cpu"), method.full_finetuning), {}
         if checkpointing:
             model.unet.enable_gradient_checkpointing()
 
@@ -154,7 +156,7 @@ def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photo
             model.base_pictures(["a photo of person", "a photo of waterfall"], 4)
             assert all(torch.equal(a, layer.module.weight) for a, layer in zip(untouched, model.layers, strict=True))
         prompts = "a photo of person; a photo of waterfall"
-        method = make_method("custom-diffusion", prior=weight, prior_prompts=prompts, **FEW)
+        method = make_method("custom-diffusion", lambda_prior=weight, prior_prompts=prompts, **FEW)
         model.learn(concepts(photos)[0], method, seed=0, task=1)
         ends.append(model.layers[0].current)
         priors.append(model.prior)
@@ -170,22 +172,22 @@ def test_pictures_a_method_draws_for_itself_have_its_guidance(tiny, photos):
     for name in ("custom-diffusion", "replay"):
         for guidance in (1.0, 1.0, 6.0):
             model.prior = None
-            made = make_method(name, **{**FEW, "drawn": 2}, guidance=guidance).beside(model, seeded(1))
+            made = make_method(name, **{**FEW, "n_prior": 2}, guidance=guidance).prior_images(model, seeded(1))
             drawn.setdefault(name, []).append(made.latents)
     for first, again, guided in drawn.values():
         assert torch.equal(first, again) and not torch.allclose(first, guided, atol=1e-3)
 
 
 def test_replay_draws_past_concepts_with_the_model_as_it_is(tiny, photos):
-    method, model = make_method("replay", **{**FEW, "drawn": 6}), TextToImage(tiny)
+    method, model = make_method("replay", **{**FEW, "n_prior": 6}), TextToImage(tiny)
     first, second, third = concepts(photos)
     model.learn(first, method, 0, 1)
     model.add_token(second.token, torch.zeros(32))
-    seen = method.beside(model, seeded(1))
+    seen = method.prior_images(model, seeded(1))
     assert [seen.captions[k] for k in seen.said[:, 0]] == [f"a photo of {first.token}"] * 6
     model.learn(second, method, 0, 2)
     model.add_token(third.token, torch.zeros(32))
-    later = method.beside(model, seeded(1))
+    later = method.prior_images(model, seeded(1))
     expected = [f"a photo of {c.token}" for c in (first, second)] * 3
     assert [later.captions[k] for k in later.said[:, 0]] == expected
     assert not torch.equal(seen.latents[0], later.latents[0])  # the model has moved between
@@ -333,7 +335,7 @@ def test_parameter_counts_at_the_shape_of_stable_diffusion_1():
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     kv = [m for n, m in unet.named_modules() if n.endswith(CROSS_ATTENTION) and isinstance(m, nn.Linear)]
     assert len(kv) == 32 and sum(m.weight.numel() for m in kv) == 19_169_280
-    layers = [Layer("", nn.Linear(m.in_features, m.out_features, bias=False)) for m in kv]
+    layers = [AdaptedWeight("", nn.Linear(m.in_features, m.out_features, bias=False)) for m in kv]
     adapters = [make_method("lora", rank=16).adapter(layer, seeded(0)) for layer in layers]
     assert sum(p.numel() for a in adapters for p in a.parameters()) == 792_576
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964

@@ -10,7 +10,7 @@ from stamina_lite.diffusion.evaluation import SHARED, picture_seed
 from stamina_lite.diffusion.pictures import from_folder
 from stamina_lite.measures.features import features
 
-FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
+FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "n_prior": 4}
 
 
 @pytest.fixture(scope="module")

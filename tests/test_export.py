@@ -148,7 +148,7 @@ def test_a_folder_is_loaded_where_we_are_not(stamina, base, tmp_path):
 
 @pytest.mark.parametrize("method", ["stamina", "custom-diffusion-ewc"])
 def test_an_exported_folder_is_gone_on_from_as_the_run_itself(tiny_folder, photos, base, tmp_path, method):
-    options = {"drawn": 2, "forget": 1e3}
+    options = {"n_prior": 2, "lambda_forget": 1e3}
     learner = learned(tiny_folder, photos, method, **options)
     export(learner, "diffusers", tmp_path / "model", base)
     other = ContinualLearner(load_base(tmp_path / "model", "cpu"), method, **{**QUICK, **options})
@@ -189,7 +189,7 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     tiny_folder, photos, base, tmp_path, method, kind, rank, message
 ):
     options = {"out": tmp_path / "run"} if method == "lora-alone" else {}
-    learner = learned(tiny_folder, photos, method, drawn=2, **options)
+    learner = learned(tiny_folder, photos, method, n_prior=2, **options)
     with pytest.raises(UserError, match=message):
         export(learner, kind, tmp_path / "out", base, rank)
     assert {p.name for p in tmp_path.iterdir()} <= {"run"}

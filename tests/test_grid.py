@@ -15,7 +15,7 @@ from stamina_lite.reproduction.report import write_report
 
 ROWS = {
     "lora": {"steps": 1, "batch": 1, "rank": 1},
-    "c-lora-strong": {"method": "c-lora", "forget": 30.0, "steps": 1, "batch": 1},
+    "c-lora-strong": {"method": "c-lora", "lambda_forget": 30.0, "steps": 1, "batch": 1},
     "broken": {"method": "lora", "steps": 1},
 }
 
@@ -32,7 +32,7 @@ def test_cells_are_rows_times_seeds_times_orders_in_the_files_order(tmp_path):
     cells = load_grid(file)
     assert [c.name for c in cells][:3] == ["lora.alternate.0", "c-lora-strong.alternate.0", "lora.alternate.2"]
     assert cells[-1].name == "c-lora-strong.people-first.2" and len(cells) == 8
-    assert cells[1].method() == ("c-lora", {"forget": 30.0, "steps": 1, "batch": 1})
+    assert cells[1].method() == ("c-lora", {"lambda_forget": 30.0, "steps": 1, "batch": 1})
 
 
 def test_the_protocols_hash_changes_with_what_is_run_and_not_with_which_cells(tmp_path):

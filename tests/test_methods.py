@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from stamina_lite.core.adapters import LowRank, MaskedLowRank
-from stamina_lite.core.layers import Layer
-from stamina_lite.core.settings import Settings
+from stamina_lite.core.layers import AdaptedWeight
+from stamina_lite.core.settings import RENAMED, Settings, renamed
 from stamina_lite.core.tokens import MLP, Vector
 from stamina_lite.errors import UserError
 from stamina_lite.methods.lora import l_forget
@@ -21,7 +21,7 @@ def generator(seed=0):
 def second_task(method, moved=True):
     """A layer that has folded one task and now learns another with this method."""
     torch.manual_seed(0)
-    layer = Layer("layer", nn.Linear(6, 10, bias=False))
+    layer = AdaptedWeight("layer", nn.Linear(6, 10, bias=False))
     for seed in (0, 1):
         adapter = method.adapter(layer, generator(seed))
         if moved:
@@ -39,12 +39,12 @@ def test_l_forget_is_equation_3():
         (abs(layer.past[i, j]) * layer.delta()[i, j]) ** 2 for i in range(10) for j in range(6)
     )  # fmt: skip
     assert l_forget(layer).item() == pytest.approx(by_hand.item(), rel=1e-5) and by_hand > 0
-    penalty = make_method("c-lora", forget=7.0).penalty(layer)
+    penalty = make_method("c-lora", lambda_forget=7.0).penalty(layer)
     assert penalty.item() == pytest.approx(7 * by_hand.item(), rel=1e-5)
 
 
 def test_l_forget_of_the_first_task_is_zero_and_does_not_reach_the_past():
-    layer = Layer("layer", nn.Linear(6, 10, bias=False))
+    layer = AdaptedWeight("layer", nn.Linear(6, 10, bias=False))
     adapter = LowRank(layer.current, 3, generator())
     with torch.no_grad():
         adapter.A.normal_(generator=generator(1))
@@ -66,8 +66,8 @@ def test_stamina_masks_what_c_lora_penalises():
 
 
 def test_sparsity_opens_fewer_weights():
-    method = make_method("stamina", sparse=1.0, forget=0.0)
-    layer = Layer("layer", nn.Linear(30, 40, bias=False))
+    method = make_method("stamina", lambda_sparse=1.0, lambda_forget=0.0)
+    layer = AdaptedWeight("layer", nn.Linear(30, 40, bias=False))
     layer.attach(method.adapter(layer, generator()))
     optimizer = torch.optim.Adam(layer.adapter.parameters(), 0.02)
     before = layer.adapter.mask.eval()().mean().item()
@@ -110,14 +110,15 @@ TABLE = [  # name, change, mask, token, λ_forget, λ_sparse, prior pictures
 @pytest.mark.parametrize(("name", "change", "mask", "token", "forget", "sparse", "prior"), TABLE)
 def test_each_method_differs_as_its_name_says(name, change, mask, token, forget, sparse, prior):
     method = make_method(name, density=0.5)
-    adapter = method.adapter(Layer("layer", nn.Linear(6, 10, bias=False)), generator())
+    adapter = method.adapter(AdaptedWeight("layer", nn.Linear(6, 10, bias=False)), generator())
     assert type(adapter).__name__ == change
     assert (type(adapter.mask).__name__ if hasattr(adapter, "mask") else None) == mask
     assert type(method.token(torch.zeros(6), generator())) is token
     settings = method.settings
-    assert (settings.forget > 0, settings.sparse > 0, settings.prior > 0) == (forget, sparse, prior)
+    weights = (settings.lambda_forget, settings.lambda_sparse, settings.lambda_prior)
+    assert tuple(weight > 0 for weight in weights) == (forget, sparse, prior)
     if change in ("LowRank", "MaskedLowRank"):
-        penalty = make_method(name, sparse=0.0).penalty(second_task(method))
+        penalty = make_method(name, lambda_sparse=0.0).penalty(second_task(method))
         assert (penalty is not None and penalty.item() > 0) == forget
 
 
@@ -135,38 +136,38 @@ def test_the_soft_mask_folds_what_it_trained_with():
 
 def test_a_random_mask_is_as_open_as_asked_and_never_learned():
     method = make_method("stamina-random-mask", density=0.3, rank=2)
-    layer = Layer("layer", nn.Linear(60, 50, bias=False))
+    layer = AdaptedWeight("layer", nn.Linear(60, 50, bias=False))
     adapter = method.adapter(layer, generator())
     mask = adapter.mask()
     assert mask.mean().item() == pytest.approx(0.3, abs=0.03)
     assert {name for name, _ in adapter.named_parameters()} == {"A", "B"}
-    adapter.mask.draw(generator(3))
+    adapter.mask.sample_noise(generator(3))
     assert torch.equal(adapter.train().mask(), mask) and torch.equal(adapter.eval().mask(), mask)
 
 
 def test_scaled_merging_with_p_1_keeps_the_mean_of_all_updates():
     """W_t = W_{t-1} + (V_t - W_{t-1}) / t, V_t what the task's training arrived at, makes W_T the mean of all V_t."""
-    method, weights, mean = make_method("lora-scaled", decay=1.0), torch.zeros(4, 3), []
+    method, weights, mean = make_method("lora-scaled", merge_exponent=1.0), torch.zeros(4, 3), []
     for task in range(1, 6):
         trained = torch.randn(4, 3, generator=generator(task))  # what the task's own training arrived at
-        weights = weights + method.folded(trained - weights, task)
+        weights = weights + method.transform_update(trained - weights, task)
         mean.append(trained)
     assert torch.allclose(weights, torch.stack(mean).mean(0), atol=1e-6)
     delta = torch.ones(2, 2)
-    assert torch.equal(make_method("lora-scaled", decay=0.0).folded(delta, 7), delta)
-    assert torch.equal(make_method("lora-scaled", decay=0.5).folded(delta, 4), delta / 2)
+    assert torch.equal(make_method("lora-scaled", merge_exponent=0.0).transform_update(delta, 7), delta)
+    assert torch.equal(make_method("lora-scaled", merge_exponent=0.5).transform_update(delta, 4), delta / 2)
 
 
 def test_pruning_keeps_the_largest_entries_and_only_those():
     delta = torch.tensor([[0.1, -5.0, 0.3], [4.0, -0.2, 0.05]])
-    kept = make_method("lora-pruned", density=1 / 3).folded(delta, 1)
+    kept = make_method("lora-pruned", density=1 / 3).transform_update(delta, 1)
     assert torch.equal(kept, torch.tensor([[0.0, -5.0, 0.0], [4.0, 0.0, 0.0]]))
-    assert torch.equal(make_method("lora-pruned", density=1.0).folded(delta, 1), delta)
+    assert torch.equal(make_method("lora-pruned", density=1.0).transform_update(delta, 1), delta)
 
 
 def test_an_orthogonal_start_avoids_what_the_past_has_used():
     method = make_method("lora-orthogonal", rank=2)
-    layer = Layer("layer", nn.Linear(6, 10, bias=False))
+    layer = AdaptedWeight("layer", nn.Linear(6, 10, bias=False))
     past = torch.randn(10, 3, generator=generator(1)) @ torch.randn(3, 6, generator=generator(2))
     layer.restore(layer.start + past)
     plain, start = LowRank(layer.current, 2, generator()), method.adapter(layer, generator())
@@ -179,8 +180,8 @@ def test_an_orthogonal_start_avoids_what_the_past_has_used():
 
 
 def test_ewc_penalises_by_the_fisher_information_of_past_tasks():
-    method = make_method("custom-diffusion-ewc", forget=6.0)
-    layer = Layer("layer", nn.Linear(3, 2, bias=False))
+    method = make_method("custom-diffusion-ewc", lambda_forget=6.0)
+    layer = AdaptedWeight("layer", nn.Linear(3, 2, bias=False))
     layer.attach(method.adapter(layer, generator()))
     assert method.penalty(layer) is None
     with torch.no_grad():
@@ -193,7 +194,7 @@ def test_ewc_penalises_by_the_fisher_information_of_past_tasks():
 @pytest.mark.parametrize("hard", [True, False])
 def test_mask_options_reach_the_adapter(mask, hard):
     adapter = make_method("stamina", mask=mask, hard=hard, temperature=0.4).adapter(
-        Layer("layer", nn.Linear(6, 10, bias=False)), generator()
+        AdaptedWeight("layer", nn.Linear(6, 10, bias=False)), generator()
     )
     assert adapter.mask.hard is hard and adapter.mask.temperature == 0.4
     assert {"mlp": "MLPMask", "factors": "FactorMask", "free": "FreeMask"}[mask] == type(adapter.mask).__name__
@@ -203,14 +204,14 @@ def test_mask_options_reach_the_adapter(mask, hard):
     ("options", "message"),
     [
         ({"rnak": 4}, "unknown setting rnak"),
-        ({"rank": 0}, "rank must be above zero"),
+        ({"rank": 0}, "rank must be above 0, not 0"),
         ({"lr": float("nan")}, "lr must be a finite number, not nan"),
-        ({"forget": float("inf")}, "forget must be a finite number, not inf"),
-        ({"forget": -1.0}, "forget must be zero or more"),
+        ({"lambda_forget": float("inf")}, "lambda_forget must be a finite number, not inf"),
+        ({"lambda_forget": -1.0}, "lambda_forget must be 0 or more, not -1.0"),
         ({"mask": "oval"}, "unknown mask oval"),
-        ({"density": 0.0}, "density must be above 0 and at most 1"),
-        ({"density": 1.5}, "density must be above 0 and at most 1"),
-        ({"drawn": 0}, "drawn must be above zero"),
+        ({"density": 0.0}, "density must be above 0, not 0.0"),
+        ({"density": 1.5}, "density must be at most 1, not 1.5"),
+        ({"n_prior": 0}, "n_prior must be above 0"),
     ],
 )
 def test_wrong_settings_are_refused(options, message):
@@ -226,21 +227,10 @@ def test_a_method_starts_from_what_was_chosen_for_it(file):
     found = json.loads(file.read_text())
     chosen = next(trial for trial in found["trials"] if trial["options"] == found["chosen"])
     assert chosen["a_mmd"] == min(trial["a_mmd"] for trial in found["trials"])
-    settings = make_method(found["method"]).settings.as_dict()
-    same = (
-        "rank",
-        "lr",
-        "lr_token",
-        "forget",
-        "sparse",
-        "mask",
-        "mask_rank",
-        "decay",
-        "prior",
-        "drawn",
-        *chosen["options"],
-    )
-    assert {key: settings[key] for key in same} == {key: chosen["settings"][key] for key in same}
+    settings, then = make_method(found["method"]).settings.as_dict(), renamed(chosen["settings"])
+    same = ["rank", "lr", "lr_token", "mask", "mask_rank", *RENAMED.values(), *renamed(chosen["options"])]
+    same.remove("noise_anneal")
+    assert {key: settings[key] for key in same} == {key: then[key] for key in same}
 
 
 def test_unknown_method_lists_the_known_ones():

@@ -68,7 +68,7 @@ def test_in_fp16_the_fisher_information_is_not_lost(tiny_folder, photos):
         model = TextToImage(load_base(tiny_folder, "cpu", dtype))
         with torch.no_grad():
             model.unet.conv_out.weight *= 2**-8
-        model.learn(concepts(photos)[0], make_method("custom-diffusion-ewc", steps=1, batch=1, drawn=2), 0, 1)
+        model.learn(concepts(photos)[0], make_method("custom-diffusion-ewc", steps=1, batch=1, n_prior=2), 0, 1)
         return torch.cat([layer.memory["fisher"].flatten() for layer in model.layers])
 
     single, half = fisher(torch.float32), fisher(torch.float16)

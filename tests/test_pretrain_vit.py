@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from stamina_lite.classification.datasets import ClassSet
+from stamina_lite.classification.datasets import ClassDataset
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def trained(pictures, work, steps):
     found, classes = pretrain_vit.read(pictures)
     assert classes == 3 and found.images.shape == (24, 3, 64, 64)
     teacher = torch.nn.functional.one_hot(found.labels, 8).half()
-    watched = ClassSet("colours", ["red", "green", "blue"], found, found)
+    watched = ClassDataset("colours", ["red", "green", "blue"], found, found)
     return pretrain_vit.train(found, classes, teacher, work, steps, 12, watched)
 
 

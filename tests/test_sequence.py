@@ -13,7 +13,7 @@ from stamina_lite import ContinualLearner, concepts, load_base
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.errors import UserError
 
-FEW = {"steps": 4, "batch": 2, "rank": 2, "mask_rank": 2, "drawn": 4}
+FEW = {"steps": 4, "batch": 2, "rank": 2, "mask_rank": 2, "n_prior": 4}
 
 SCRIPT = """
 import sys, torch

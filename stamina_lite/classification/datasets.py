@@ -19,13 +19,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
-from .image_files import Files
+from .image_files import ImageFiles
 
 RENDITIONS = Path(__file__).parents[1] / "assets" / "renditions"
 IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
 
 
-class Pictures(Protocol):
+class LabelledImages(Protocol):
     """Pictures and their classes. size: S in px; labels: (n,) integers; load: places -> (m, 3, S, S) in [0, 1].
 
     With a generator pictures are cut, scaled and flipped at random, as for training; without one they are as they are.
@@ -45,24 +45,24 @@ class Pictures(Protocol):
 
     def content(self) -> bytes: ...
 
-    def of(self, places: Tensor) -> "Pictures": ...
+    def of(self, places: Tensor) -> "LabelledImages": ...
 
 
 @dataclass(frozen=True)
-class ClassSet:
+class ClassDataset:
     """name, the classes' names, and the two halves of their pictures; a picture's label is its class's place."""
 
     name: str
     classes: list[str]
-    train: Pictures
-    test: Pictures
+    train: LabelledImages
+    test: LabelledImages
 
-    def first(self, n: int) -> "ClassSet":
+    def first(self, n: int) -> "ClassDataset":
         """Its first n classes. Raises UserError where there are not so many."""
         if n > len(self.classes):
             raise UserError(f"{self.name} has {len(self.classes)} classes, not {n}: choose fewer")
         halves = [half.of(of_classes(half, range(n))) for half in (self.train, self.test)]
-        return ClassSet(self.name, self.classes[:n], *halves)
+        return ClassDataset(self.name, self.classes[:n], *halves)
 
     def hash(self) -> str:
         """Short sha256 of the classes' names and both halves."""
@@ -74,7 +74,7 @@ class ClassSet:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class TensorImages:
     """Pictures in memory: images (n, 3, S, S) uint8."""
 
     images: Tensor
@@ -94,8 +94,8 @@ class Decoded:
     def content(self) -> bytes:
         return self.images.numpy().tobytes()
 
-    def of(self, places: Tensor) -> "Decoded":
-        return Decoded(self.images[places], self.labels[places])
+    def of(self, places: Tensor) -> "TensorImages":
+        return TensorImages(self.images[places], self.labels[places])
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -119,7 +119,7 @@ def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
 class TaskPictures:
     """The training pictures of some classes: places (n,) in `pictures`."""
 
-    pictures: Pictures
+    pictures: LabelledImages
     places: Tensor
     classes: list[int]
 
@@ -131,16 +131,16 @@ class TaskPictures:
             yield x, self.pictures.labels[places]
 
 
-def task_pictures(pictures: Pictures, classes: list[int]) -> TaskPictures:
+def task_pictures(pictures: LabelledImages, classes: list[int]) -> TaskPictures:
     return TaskPictures(pictures, of_classes(pictures, classes), classes)
 
 
-def of_classes(pictures: Pictures, classes: Sequence[int]) -> Tensor:
+def of_classes(pictures: LabelledImages, classes: Sequence[int]) -> Tensor:
     """Places of the pictures of some classes: (m,)."""
     return torch.isin(pictures.labels, torch.as_tensor(classes)).nonzero()[:, 0]
 
 
-def class_set(name: str, folder: Path | None = None, classes: int | None = None, size: int = 224) -> ClassSet:
+def class_set(name: str, folder: Path | None = None, classes: int | None = None, size: int = 224) -> ClassDataset:
     """A set of CLASS_SETS, or its first classes. folder: where imagenet-r is, size: px it is loaded at.
 
     Raises UserError as the sets do.
@@ -153,7 +153,7 @@ def class_set(name: str, folder: Path | None = None, classes: int | None = None,
     return found.first(classes) if classes else found
 
 
-def renditions(part: str = "classes", share_alike: bool = True) -> ClassSet:
+def renditions(part: str = "classes", share_alike: bool = True) -> ClassDataset:
     """The shipped mini ImageNet-R: 200 emoji of twelve icon sets, in eight techniques. A class's test pictures are by
     artists whose drawings of it are never trained on.
 
@@ -166,7 +166,7 @@ def renditions(part: str = "classes", share_alike: bool = True) -> ClassSet:
 
 
 @cache
-def _renditions(part: str, share_alike: bool) -> ClassSet:
+def _renditions(part: str, share_alike: bool) -> ClassDataset:
     about = metadata()
     names = [n for n in about["classes"] if (n in about["tuning"]) == (part == "tuning")]
     found: dict[str, tuple[list, list]] = {"train": ([], []), "test": ([], [])}
@@ -178,8 +178,8 @@ def _renditions(part: str, share_alike: bool) -> ClassSet:
             for tile, (_, _, split) in zip(tiles, rows, strict=True):
                 found[split][0].append(tile)
                 found[split][1].append(label)
-    halves = {split: Decoded(torch.stack(tiles), torch.tensor(labels)) for split, (tiles, labels) in found.items()}
-    return ClassSet("renditions" if part == "classes" else part, names, **halves)
+    halves = {split: TensorImages(torch.stack(tiles), torch.tensor(labels)) for split, (tiles, labels) in found.items()}
+    return ClassDataset("renditions" if part == "classes" else part, names, **halves)
 
 
 def metadata() -> dict:
@@ -200,7 +200,7 @@ def read_sheet(file: Path, n: int, size: int, columns: int) -> Tensor:
     return tiles[:n]
 
 
-def imagenet_r(folder: Path | str, size: int = 224) -> ClassSet:
+def imagenet_r(folder: Path | str, size: int = 224) -> ClassDataset:
     """ImageNet-R with the split of the CODA-Prompt code: folder/imagenet-r_train.yaml, _test.yaml and class folders.
 
     Raises UserError for a missing file or picture, for pictures in both halves, and for names the folder does not know.
@@ -221,10 +221,10 @@ def imagenet_r(folder: Path | str, size: int = 224) -> ClassSet:
         bare = {*named} - {*half.labels.tolist()}
         if bare:
             raise UserError(f"{named[min(bare)]} has no pictures in the {split} half: fetch the split files again")
-    return ClassSet("imagenet-r", [named[k] for k in range(len(named))], **halves)
+    return ClassDataset("imagenet-r", [named[k] for k in range(len(named))], **halves)
 
 
-def read_split(folder: Path, split: str, size: int) -> Files:
+def read_split(folder: Path, split: str, size: int) -> ImageFiles:
     """One half of the public split; its paths data/imagenet-r/CLASS/NAME.jpg are read below `folder`."""
     import yaml
 
@@ -250,7 +250,7 @@ def read_split(folder: Path, split: str, size: int) -> Files:
             f"{len(missing)} of {len(names)} pictures of {file.name} are not in {folder}, {missing[0]} among them: "
             f"python data_scripts/imagenet_r.py --out {folder}"
         )
-    return Files([folder / name for name in names], labels, size)
+    return ImageFiles([folder / name for name in names], labels, size)
 
 
 def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -> Tensor:
@@ -268,7 +268,7 @@ def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
-CLASS_SETS: dict[str, Callable[..., ClassSet]] = {
+CLASS_SETS: dict[str, Callable[..., ClassDataset]] = {
     "renditions": renditions,
     "tuning": partial(renditions, "tuning"),
     "imagenet-r": imagenet_r,

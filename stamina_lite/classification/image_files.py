@@ -21,7 +21,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # what is cut to train on: share of 
 
 
 @dataclass(frozen=True)
-class Files:
+class ImageFiles:
     """Pictures on disk, size px when loaded: RandomResizedCrop and flip for training, Resize and CenterCrop else."""
 
     files: Sequence[Path]
@@ -66,8 +66,8 @@ class Files:
         """Their names: to read 30,000 files for a hash would take minutes."""
         return "\n".join("/".join(Path(file).parts[-2:]) for file in self.files).encode()
 
-    def of(self, places: Tensor) -> "Files":
-        return Files([self.files[k] for k in places.tolist()], self.labels[places], self.size)
+    def of(self, places: Tensor) -> "ImageFiles":
+        return ImageFiles([self.files[k] for k in places.tolist()], self.labels[places], self.size)
 
 
 def ready(x: Tensor, filled: Iterator[None]) -> Tensor:

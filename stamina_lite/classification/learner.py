@@ -15,7 +15,7 @@ from ..runs.devices import peak_memory, precision_of
 from ..runs.files import load_task, read_record, write_json
 from ..runs.folder import Run, records_of, shown
 from .backbones import precision
-from .datasets import ClassSet, class_tasks, of_classes, task_pictures
+from .datasets import ClassDataset, class_tasks, of_classes, task_pictures
 from .model import Classifier, LearnedClasses
 
 
@@ -29,7 +29,7 @@ class ContinualClassifier:
     """
 
     def __init__(
-        self, vit, data: ClassSet, method: str = "stamina", tasks: int = 10, seed: int = 0, out=None,
+        self, vit, data: ClassDataset, method: str = "stamina", tasks: int = 10, seed: int = 0, out=None,
         about: dict | None = None, dtype: torch.dtype | None = None, **settings,
     ):  # fmt: skip
         self.data, self.seed, self.name = data, seed, method

@@ -12,7 +12,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from ..core.adaptation import Adaptation, Change, check_finite, check_trained, withdraw
-from ..core.layers import Layer, every_weight, parts_of
+from ..core.layers import AdaptedWeight, every_weight, parts_of
 from ..core.method import Method
 from ..core.seeds import seeded
 from ..errors import UserError
@@ -58,7 +58,7 @@ class Classifier:
             torch.tensor(vit.pretrained_cfg[k]).view(3, 1, 1).to(self.device) for k in ("mean", "std")
         )
         self.pool: Pool | None = method.prompts(vit.embed_dim, len(vit.blocks), tasks, seeded(seed, 0, 6))
-        self.layers: list[Layer] = []
+        self.layers: list[AdaptedWeight] = []
         if self.pool is not None:
             self.pool.to(self.device)
             for place in self.pool.layers:
@@ -66,10 +66,10 @@ class Classifier:
                 if not isinstance(attention, Attention):
                     raise UserError(f"prompts are for timm's own Attention, not {type(attention).__name__}: give a ViT")
                 vit.blocks[place].attn = PrefixAttention(attention)
-        elif method.everywhere:
+        elif method.full_finetuning:
             self.layers = every_weight(vit, without="head")
         else:
-            self.layers = parts_of(vit, "attn.qkv", "qkv", method.parts)
+            self.layers = parts_of(vit, "attn.qkv", "qkv", method.qkv_parts)
         self.seen: list[int] = []  # labels in the order in which they were learned
         self.past: list[int] = []  # those of the tasks before the present one
 
@@ -119,13 +119,13 @@ class Classifier:
         for _ in range(s.epochs):
             for x, labels in pictures.batches(s.batch, draw):
                 x, labels = x.to(self.device), labels.to(self.device)
-                adaptation.draw(len(log) / (s.epochs * batches), draw)
+                adaptation.sample_noise(len(log) / (s.epochs * batches), draw)
                 optimizer.zero_grad()
-                with adaptation.held():
+                with adaptation.cached():
                     logits = self.logits(x, training=True)
                     wrong = F.cross_entropy(logits.masked_fill(shut, -torch.inf), labels)
                     more = adaptation.penalties()
-                    more += [m for m in (self.method.guide(self, x, logits),) if m is not None]
+                    more += [m for m in (self.method.auxiliary_loss(self, x, logits),) if m is not None]
                     more += [self.pool.loss] if self.pool is not None and self.pool.loss is not None else []
                     loss = wrong + torch.stack(more).sum() if more else wrong
                     loss.backward()
@@ -143,7 +143,7 @@ class Classifier:
     def _shut(self, classes: list[int]) -> Tensor:
         """Classes that the loss does not see: those of the future, and those of the past if it is local; (classes,)."""
         shut = torch.ones(len(self.head.weight), dtype=torch.bool, device=self.device)
-        shut[classes if self.method.local else self.seen] = False
+        shut[classes if self.method.task_local_loss else self.seen] = False
         return shut
 
     def features(self, x: Tensor, training: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .layers import Layer
+from .layers import AdaptedWeight
 from .masks import mask_overlap
 from .method import Method
 from .seeds import on_device
@@ -34,7 +34,7 @@ class Change:
 class Adaptation:
     """A method's adapters on the layers it wants to change. Attached when made; `fold` or `withdraw` takes them off."""
 
-    def __init__(self, layers: list[Layer], method: Method, generator: torch.Generator):
+    def __init__(self, layers: list[AdaptedWeight], method: Method, generator: torch.Generator):
         self.layers, self.method = layers, method
         self.before = [layer.current for layer in layers]
         adapters = [method.adapter(layer, generator) for layer in layers]
@@ -47,26 +47,26 @@ class Adaptation:
     def parameters(self) -> list[Tensor]:
         return [p for layer in self.adapted for p in layer.adapter.parameters() if p.requires_grad]
 
-    def draw(self, share: float, generator: torch.Generator) -> None:
+    def sample_noise(self, share: float, generator: torch.Generator) -> None:
         """Draw the masks' noise of a step; share: how much of the task's steps is done, in [0, 1)."""
-        cool = self.method.settings.cool
-        strength = max(0.0, 1 - share / cool) if cool else 1.0
+        anneal = self.method.settings.noise_anneal
+        strength = max(0.0, 1 - share / anneal) if anneal else 1.0
         masks = [layer.adapter.mask for layer in self.adapted if hasattr(layer.adapter, "mask")]
         if masks:
             generator = on_device(generator, self.adapted[0].current.device)
         for mask in masks:
-            mask.draw(generator, strength)
+            mask.sample_noise(generator, strength)
 
     @contextmanager
-    def held(self):
+    def cached(self):
         """While a step lasts: each ΔW is computed once, for the model and the penalties."""
         for layer in self.adapted:
-            layer.adapter.hold()
+            layer.adapter.cache()
         try:
             yield
         finally:
             for layer in self.adapted:
-                layer.adapter.release()
+                layer.adapter.clear_cache()
 
     def penalties(self) -> list[Tensor]:
         """What the layers add to the loss, those that add something."""
@@ -76,7 +76,7 @@ class Adaptation:
         """W_t = W_{t-1} + ΔW_t in every adapted layer."""
         self.masks = {layer.name: binary_mask(layer) for layer in self.adapted if hasattr(layer.adapter, "mask")}
         for layer in self.adapted:
-            layer.fold(partial(self.method.folded, task=task))
+            layer.fold(partial(self.method.transform_update, task=task))
 
     def change(self) -> Change:
         """What the task did, once it is over."""
@@ -104,7 +104,7 @@ def check_trained(groups: list[dict]) -> None:
         raise UserError("the last step has left no finite weights: lower the learning rates (--lr) or the penalties")
 
 
-def withdraw(layers: list[Layer], weights: list[Tensor]) -> None:
+def withdraw(layers: list[AdaptedWeight], weights: list[Tensor]) -> None:
     """Leave layers as they were before a task that was interrupted or failed: adapters off, these weights back."""
     for layer, weight in zip(layers, weights, strict=True):
         if layer.adapter is not None:
@@ -112,13 +112,13 @@ def withdraw(layers: list[Layer], weights: list[Tensor]) -> None:
         layer.restore(weight)
 
 
-def tensors_of(layers: list[Layer]) -> dict[str, Tensor]:
+def tensors_of(layers: list[AdaptedWeight]) -> dict[str, Tensor]:
     """What a saved task has of the layers: their weights, and what a method keeps beside them."""
     kept = {f"memory.{what}.{layer.name}": value for layer in layers for what, value in layer.memory.items()}
     return {f"weight.{layer.name}": layer.current for layer in layers} | kept
 
 
-def kept_beside(layers: list[Layer]) -> int:
+def kept_beside(layers: list[AdaptedWeight]) -> int:
     """How many numbers a method keeps beside layers; what K and V of one module have in common counts once."""
     seen: dict[tuple, list[Tensor]] = {}
     for layer in layers:
@@ -129,7 +129,7 @@ def kept_beside(layers: list[Layer]) -> int:
     return sum(kept.numel() for others in seen.values() for kept in others)
 
 
-def restore(layers: list[Layer], tensors: dict[str, Tensor]) -> None:
+def restore(layers: list[AdaptedWeight], tensors: dict[str, Tensor]) -> None:
     """Put back what `tensors_of` has told; other tensors may be among them."""
     named = {layer.name: layer for layer in layers}
     for name, layer in named.items():
@@ -149,7 +149,7 @@ def mean_overlap(before: dict, now: dict) -> dict | None:
     return {"overlap": mean([p[0] for p in pairs]), "chance": mean([p[1] for p in pairs])}
 
 
-def binary_mask(layer: Layer) -> Tensor:
+def binary_mask(layer: AdaptedWeight) -> Tensor:
     """The mask that folding uses, as booleans: (D1, D2)."""
     mask = layer.adapter.mask.eval()
     with torch.no_grad():

@@ -7,10 +7,10 @@ nothing of ours is left.
 import torch
 from torch import Tensor, nn
 
-from .masks import Mask, OncePerStep
+from .masks import CachedPerStep, Mask
 
 
-class Update(OncePerStep):
+class Update(CachedPerStep):
     """W + ΔW, the change of a weight while a task is learned; a subclass says what `delta` is."""
 
     def delta(self) -> Tensor:
@@ -21,7 +21,7 @@ class Update(OncePerStep):
         return self.delta()
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.now().to(weight.dtype)
+        return weight + self.value().to(weight.dtype)
 
 
 class LowRank(Update):
@@ -54,13 +54,13 @@ class MaskedLowRank(LowRank):
     def delta(self) -> Tensor:
         return super().delta() * self.mask()
 
-    def hold(self) -> None:
-        self.mask.hold()
-        super().hold()
+    def cache(self) -> None:
+        self.mask.cache()
+        super().cache()
 
-    def release(self) -> None:
-        self.mask.release()
-        super().release()
+    def clear_cache(self) -> None:
+        self.mask.clear_cache()
+        super().clear_cache()
 
 
 class Full(Update):
@@ -76,7 +76,7 @@ class Full(Update):
     def delta(self) -> Tensor:
         return self.D
 
-    def hold(self) -> None:
+    def cache(self) -> None:
         """There is nothing to compute."""
 
 

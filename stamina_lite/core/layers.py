@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from .adapters import Rows, Update
 
 
-class Layer:
+class AdaptedWeight:
     """One weight over a sequence of tasks: as it was at first, as it is now (both fp32), its adapter while a task is
     learned, and what a method keeps of past tasks beside it (`memory`, empty for most).
 
@@ -44,7 +44,7 @@ class Layer:
 
     def delta(self) -> Tensor:
         """A_t B_t ⊙ M_t of the task being learned, as the present step has it: (D1, D2)."""
-        return self.adapter.now()
+        return self.adapter.value()
 
     @torch.no_grad()
     def fold(self, change: Callable[[Tensor], Tensor] = lambda delta: delta) -> Tensor:
@@ -75,10 +75,10 @@ class Layer:
         self.weight.copy_(self.current)
 
 
-def layers_of(model: nn.Module, endings: Iterable[str]) -> list[Layer]:
+def layers_of(model: nn.Module, endings: Iterable[str]) -> list[AdaptedWeight]:
     """The linear layers of a model whose names end so; for a U-Net's cross-attention: attn2.to_k, attn2.to_v."""
     endings = tuple(endings)
-    found = [Layer(n, m) for n, m in model.named_modules() if n.endswith(endings) and isinstance(m, nn.Linear)]
+    found = [AdaptedWeight(n, m) for n, m in model.named_modules() if n.endswith(endings) and isinstance(m, nn.Linear)]
     if not found:
         raise ValueError(
             f"no linear layer of this {type(model).__name__} ends in {', '.join(endings)}: nothing to adapt"
@@ -86,7 +86,7 @@ def layers_of(model: nn.Module, endings: Iterable[str]) -> list[Layer]:
     return found
 
 
-def parts_of(model: nn.Module, ending: str, parts: str, wanted: str) -> list[Layer]:
+def parts_of(model: nn.Module, ending: str, parts: str, wanted: str) -> list[AdaptedWeight]:
     """The wanted matrices of linear layers that store several, one below the other; of timm's ViTs K and V:
     parts_of(vit, "attn.qkv", "qkv", "kv").
 
@@ -98,13 +98,13 @@ def parts_of(model: nn.Module, ending: str, parts: str, wanted: str) -> list[Lay
         for part in wanted:
             k = parts.index(part)
             home = layer.name.removesuffix(parts)
-            found.append(Layer(f"{home}{part}", layer.module, rows=slice(k * each, (k + 1) * each)))
+            found.append(AdaptedWeight(f"{home}{part}", layer.module, rows=slice(k * each, (k + 1) * each)))
     return found
 
 
-def every_weight(model: nn.Module, without: str = "") -> list[Layer]:
+def every_weight(model: nn.Module, without: str = "") -> list[AdaptedWeight]:
     """All parameters of a model, weights and biases, as layers; but for those of its part `without`."""
     modules = dict(model.named_modules())
     names = [name for name, _ in model.named_parameters() if not (without and name.startswith(f"{without}."))]
     split = [name.rpartition(".") for name in names]
-    return [Layer(f"{home}.{own}".lstrip("."), modules[home], own) for home, _, own in split]
+    return [AdaptedWeight(f"{home}.{own}".lstrip("."), modules[home], own) for home, _, own in split]

@@ -6,26 +6,26 @@ import torch
 from torch import Tensor, nn
 
 
-class OncePerStep(nn.Module):
+class CachedPerStep(nn.Module):
     """What the model and the penalties of a training step all ask for: computed once from `hold` to `release`."""
 
-    held: Any = None
+    cached: Any = None
 
     def compute(self) -> Any:
         raise TypeError(f"{type(self).__name__} computes nothing")
 
-    def hold(self) -> None:
-        self.held = self.compute()
+    def cache(self) -> None:
+        self.cached = self.compute()
 
-    def release(self) -> None:
-        self.held = None
+    def clear_cache(self) -> None:
+        self.cached = None
 
-    def now(self) -> Any:
+    def value(self) -> Any:
         """As it is held, or else computed."""
-        return self.compute() if self.held is None else self.held
+        return self.compute() if self.cached is None else self.cached
 
 
-class Mask(OncePerStep):
+class Mask(CachedPerStep):
     """A (D1, D2) mask drawn from learned logits by the Gumbel-softmax of two classes, on and off.
 
     M = GumbelSoftmax(Z, τ)[on], rounded to {0, 1} with the soft gradient kept (straight through) unless `hard` is off.
@@ -42,7 +42,7 @@ class Mask(OncePerStep):
         """Z_on and Z_off, each (D1, D2)."""
         raise TypeError(f"{type(self).__name__} defines no logits")
 
-    def draw(self, generator: torch.Generator, strength: float = 1.0) -> None:
+    def sample_noise(self, generator: torch.Generator, strength: float = 1.0) -> None:
         """Draw a step's Gumbel noise where the generator is; the difference of two Gumbel variables is logistic.
 
         Where it is weakened (strength below 1), a step trains fewer weights that the fold will leave out.
@@ -67,18 +67,18 @@ class Mask(OncePerStep):
         binary = (score > 0).to(soft.dtype)
         return binary + (soft - soft.detach()) if self.training else binary
 
-    def hold(self) -> None:
+    def cache(self) -> None:
         """The noise is used up: at the size of a large model it fills as much memory as its weights."""
-        super().hold()
+        super().cache()
         self.noise = None
 
     def forward(self) -> Tensor:
         """M, as the present step has it."""
-        return self.now()[0]
+        return self.value()[0]
 
     def sparsity(self) -> Tensor:
         """L_sparse of the same."""
-        return self.now()[1]
+        return self.value()[1]
 
 
 class MLPMask(Mask):

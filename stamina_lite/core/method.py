@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import LowRank, Update
-from .layers import Layer
+from .layers import AdaptedWeight
 from .settings import AdapterSettings, Settings
 from .tokens import Vector
 
@@ -21,11 +21,13 @@ class Method:
     name = ""
     settings: Any  # `Settings`, or `ClassSettings`
     defaults: dict = {}  # for text-to-image; those for classification stand in `methods.registry`
-    everywhere = False  # every weight may change, not only K and V (of a U-Net: those of its cross-attention)
-    parts = "kv"  # which of a ViT's Q, K and V may change where not every weight may
+    full_finetuning = False  # every weight may change, not only K and V (of a U-Net: those of its cross-attention)
+    qkv_parts = "kv"  # which of a ViT's Q, K and V may change where not every weight may
     joint = False  # everything is learned at once, round after round, and not one task after another
-    alone = False  # every concept has a model of its own, which is kept: nothing is merged
-    local = True  # a classifier's loss compares the classes of the task with one another, not with those of the past
+    separate_models = False  # every concept has a model of its own, which is kept: nothing is merged
+    task_local_loss = (
+        True  # a classifier's loss compares the classes of the task with one another, not with those of the past
+    )
     head = True  # its head is trained
 
     def __init__(self, settings: AdapterSettings | None = None, **options):
@@ -39,28 +41,28 @@ class Method:
     def begin(self, model, pictures) -> None:
         """Before a task: what the weights should be when it starts."""
 
-    def beside(self, model, generator: torch.Generator) -> Any:
+    def prior_images(self, model, generator: torch.Generator) -> Any:
         """Pictures that are trained beside the concept's, weighed by `prior` if that is above zero, or None."""
         prompts = [prompt.strip() for prompt in self.settings.prior_prompts.split(";")]
-        return model.base_pictures(prompts, self.settings.drawn, self.settings.guidance)
+        return model.base_pictures(prompts, self.settings.n_prior, self.settings.guidance)
 
     def token(self, start: Tensor, generator: torch.Generator) -> nn.Module:
         """What produces the token's row from its start (width,)."""
         return Vector(start, generator)
 
-    def adapter(self, layer: Layer, generator: torch.Generator) -> Update | None:
+    def adapter(self, layer: AdaptedWeight, generator: torch.Generator) -> Update | None:
         """The change of a weight, or None where it stays as it is."""
         return LowRank(layer.current, min(self.settings.rank, *layer.current.shape), generator)
 
-    def penalty(self, layer: Layer) -> Tensor | None:
+    def penalty(self, layer: AdaptedWeight) -> Tensor | None:
         """What a layer adds to the loss, weighed by its λ: a scalar, or None."""
         return None
 
-    def guide(self, model, x: Tensor, logits: Tensor) -> Tensor | None:
+    def auxiliary_loss(self, model, x: Tensor, logits: Tensor) -> Tensor | None:
         """What a batch of pictures adds to a classifier's loss: a scalar, or None. logits: (n, classes)."""
         return None
 
-    def folded(self, delta: Tensor, task: int) -> Tensor:
+    def transform_update(self, delta: Tensor, task: int) -> Tensor:
         """What of a weight's learned change is kept after the task."""
         return delta
 

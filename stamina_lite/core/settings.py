@@ -1,54 +1,65 @@
-"""The settings of a method, checked when they are made."""
+"""The settings of a method: their help, ranges and defaults. Loads no torch, so that `--help` answers at once."""
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any
 
 from ..errors import UserError
-from .masks import FactorMask, FreeMask, MLPMask, RandomMask
 
 GUIDANCE = 1.5  # scale of classifier-free guidance; the default is that of the embedded base
-POSITIVE = ("steps", "epochs", "batch", "rank", "mask_rank", "temperature", "lr", "lr_token", "lr_head", "drawn")
-NOT_NEGATIVE = ("forget", "sparse", "cool", "prior", "decay", "distill")
-MASKS = {"mlp": MLPMask, "factors": FactorMask, "free": FreeMask, "random": RandomMask}
+MASKS = ("mlp", "factors", "free", "random")
+RENAMED = {  # names in runs and grids of earlier versions
+    "forget": "lambda_forget",
+    "sparse": "lambda_sparse",
+    "cool": "noise_anneal",
+    "decay": "merge_exponent",
+    "drawn": "n_prior",
+    "prior": "lambda_prior",
+}
+
+
+def setting(default, text: str, above=None, least=None, most=None, choices=None) -> Any:
+    """A dataclass field with its help and its range.
+
+    Args:
+        default: its value where nothing else is given.
+        text: the help on the command line.
+        above, least, most: the value is > above, >= least and <= most, where these are given.
+        choices: the only values there are.
+    """
+    return field(default=default, metadata={"help": text, "range": (above, least, most), "choices": choices})
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """How weights are changed in a task, whatever the model and the data are. A method may start from others."""
+    """How weights are changed in a task, whatever the model and the data are. A method may start from others.
 
-    batch: int = 8  # pictures a step
-    rank: int = 16  # r of A: (D1, r), B: (r, D2); cut to what a small weight allows
-    lr: float = 5e-3  # adapters
-    forget: float = 0.0  # λ of L_forget, or of EWC's penalty
-    sparse: float = 0.0  # λ of L_sparse
-    mask: str = "mlp"  # what makes the mask's logits: mlp, factors, free, or random for a fixed mask
-    mask_rank: int = 16
-    temperature: float = 1.0  # τ of the Gumbel-softmax
-    cool: float = 0.0  # share of the steps in which its noise falls to zero; 0: it stays to the last
-    hard: bool = True  # a binary mask, or a soft one
-    density: float = 0.08  # share of weights that a random mask leaves open, or that pruning keeps
-    decay: float = 1.0  # p of the scaled merge: task t's update is folded times t^-p
-    drawn: int = 64  # pictures that EWC's Fisher information is taken of, or that the base draws for training beside
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    batch: int = setting(8, "images a step", above=0)
+    rank: int = setting(16, "rank r of A (D1, r) and B (r, D2), at most that of the weight", above=0)
+    lr: float = setting(5e-3, "learning rate of adapters, weights or prompts", above=0)
+    lambda_forget: float = setting(0.0, "weight of L_forget, or of EWC's penalty", least=0)
+    lambda_sparse: float = setting(0.0, "weight of L_sparse", least=0)
+    mask: str = setting("mlp", "what the mask's logits come from", choices=MASKS)
+    mask_rank: int = setting(16, "hidden units of the mask's MLP, or rank of its factors", above=0)
+    temperature: float = setting(1.0, "temperature of the mask's Gumbel-softmax", above=0)
+    noise_anneal: float = setting(0.0, "share of the steps in which the Gumbel noise falls to zero; 0: never", least=0)
+    hard: bool = setting(True, "a binary mask, not a soft one")
+    density: float = setting(0.08, "share of weights that a random mask or pruning keeps", above=0, most=1)
+    merge_exponent: float = setting(1.0, "p of lora-scaled: task t's update is merged times t^-p", least=0)
+    n_prior: int = setting(64, "images for EWC's Fisher information, or prior images", above=0)
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{field.name} must be a finite number, not {value}")
-            if isinstance(value, int) and value > 2**31:
-                raise UserError(f"{field.name} must be smaller than {value}")
-            if field.name in POSITIVE and not value > 0:
-                raise UserError(f"{field.name} must be above zero, not {value}")
-            if field.name in NOT_NEGATIVE and not value >= 0:
-                raise UserError(f"{field.name} must be zero or more, not {value}")
-        if not 0 < self.density <= 1:
-            raise UserError(f"density must be above 0 and at most 1, not {self.density}")
-        if self.mask not in MASKS:
-            raise UserError(f"unknown mask {self.mask}: choose one of {', '.join(MASKS)}")
+        for f in fields(self):
+            check(f, getattr(self, f.name))
 
     def changed(self, **options):
-        """A copy with some settings changed; unknown ones are refused."""
+        """A copy with some settings changed. Raises UserError for an unknown one."""
         known = {f.name for f in fields(self)}
+        options = renamed(options)
         for name in options:
             if name not in known:
                 raise UserError(f"unknown setting {name}: choose from {', '.join(sorted(known))}")
@@ -62,30 +73,42 @@ class AdapterSettings:
 class Settings(AdapterSettings):
     """How a concept is learned. The defaults are those of the embedded base; a method may start from others."""
 
-    steps: int = 60  # training steps a concept
-    lr_token: float = 2e-2  # token row or token MLP
-    prior: float = 0.0  # weight of the loss on pictures that the model itself drew, half a batch beside each batch
-    guidance: float = GUIDANCE  # and with which scale of classifier-free guidance they are drawn
-    prior_prompts: str = "a photo of a person; a photo of a waterfall"  # what of; replay draws past concepts instead
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.guidance >= 1:
-            raise UserError(f"guidance must be a number from 1, not {self.guidance}")
+    steps: int = setting(60, "training steps a concept", above=0)
+    lr_token: float = setting(2e-2, "learning rate of the token, a row or an MLP", above=0)
+    lambda_prior: float = setting(0.0, "weight of the loss on prior images, half a batch a step", least=0)
+    guidance: float = setting(GUIDANCE, "guidance scale of all images the model draws; Stable Diffusion: 7.5", least=1)
+    prior_prompts: str = setting("a photo of a person; a photo of a waterfall", "prompts of the prior images, with ;")
 
 
 @dataclass(frozen=True)
 class ClassSettings(AdapterSettings):
     """How a task of classes is learned."""
 
-    epochs: int = 5
-    batch: int = 32
-    lr: float = 1e-3  # what changes inside: adapters, weights, or prompts
-    lr_head: float = 5e-3
-    distill: float = 1.0  # weight of LwF's loss on past classes
-    threshold: float = 0.98  # InfLoRA: share of the past inputs that the protected subspace holds
+    epochs: int = setting(5, "how often each image of a task is seen", above=0)
+    batch: int = setting(32, "images a step", above=0)
+    lr: float = setting(1e-3, "learning rate of adapters, weights or prompts", above=0)
+    lr_head: float = setting(5e-3, "learning rate of the head", above=0)
+    distill: float = setting(1.0, "weight of LwF's loss on past classes", least=0)
+    threshold: float = setting(0.98, "InfLoRA: share of past inputs in the protected subspace", above=0, most=1)
 
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"threshold must be above 0 and at most 1, not {self.threshold}")
+
+def check(f: Field, value) -> None:
+    """Raise UserError where a setting's value is out of its range."""
+    above, least, most = f.metadata["range"]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{f.name} must be a finite number, not {value}")
+    if isinstance(value, int) and value > 2**31:
+        raise UserError(f"{f.name} must be smaller than {value}")
+    if above is not None and not value > above:
+        raise UserError(f"{f.name} must be above {above}, not {value}")
+    if least is not None and not value >= least:
+        raise UserError(f"{f.name} must be {least} or more, not {value}")
+    if most is not None and not value <= most:
+        raise UserError(f"{f.name} must be at most {most}, not {value}")
+    if f.metadata["choices"] and value not in f.metadata["choices"]:
+        raise UserError(f"unknown {f.name} {value}: choose one of {', '.join(f.metadata['choices'])}")
+
+
+def renamed(settings: dict) -> dict:
+    """Settings by their present names."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}

@@ -11,7 +11,7 @@ PROMPT = TEMPLATES[0]
 
 
 @dataclass
-class Pictures:
+class CaptionedLatents:
     """Encoded pictures and their captions."""
 
     latents: Tensor  # (n, C, h, w), scaled, fp32
@@ -25,9 +25,9 @@ class Pictures:
         return self.latents[i.to(self.latents.device)], self.said[i, k]
 
 
-def described(latents: Tensor, subjects: Sequence[str]) -> Pictures:
+def caption_with_templates(latents: Tensor, subjects: Sequence[str]) -> CaptionedLatents:
     """Pictures of subjects, one for each latent, of which every template may be told."""
     distinct = list(dict.fromkeys(subjects))
     captions = [template.format(subject) for subject in distinct for template in TEMPLATES]
     first = torch.tensor([distinct.index(subject) * len(TEMPLATES) for subject in subjects])
-    return Pictures(latents, captions, first[:, None] + torch.arange(len(TEMPLATES)))
+    return CaptionedLatents(latents, captions, first[:, None] + torch.arange(len(TEMPLATES)))

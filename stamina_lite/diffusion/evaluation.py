@@ -50,7 +50,7 @@ class Evaluation:
         wanted = [c for c in concepts if (task, self.index[c.name]) not in self.drawn]
         folder = learner.out / "images" / f"after-{task:03d}"
         missing = [c for c in wanted if len(list((folder / c.name).glob("*.png"))) < self.n]
-        together = [[c] for c in missing] if learner.method.alone else [missing] if missing else []
+        together = [[c] for c in missing] if learner.method.separate_models else [missing] if missing else []
         for group in together:
             learner.recall(group[0].name)
             prompts = [PROMPT.format(c.token) for c in group for _ in range(self.n)]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..core.layers import Layer, layers_of
+from ..core.layers import AdaptedWeight, layers_of
 from ..core.seeds import seeded
 from ..errors import UserError
 from ..runs.files import read_json, write_json, write_tensors
@@ -56,7 +56,7 @@ def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable
         raise UserError("a rank, from 1, is for --to lora only: leave it out")
     if not learner.records:
         raise UserError("this run has learned nothing yet: there is nothing to export")
-    if learner.method.alone and kind != "tokens":
+    if learner.method.separate_models and kind != "tokens":
         raise UserError(
             f"{learner.method.name} keeps a model a concept, not one of all: export another run, or its tokens"
         )
@@ -97,7 +97,7 @@ def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int |
     """What was learned since the base, of every layer as up @ down, of one rank and alpha = rank, so that every loader
     scales it by 1.
     """
-    if learner.method.everywhere:
+    if learner.method.full_finetuning:
         raise UserError(f"{learner.method.name} changes every weight, which no LoRA holds: export --to diffusers")
     begun = exact(base())
     before = {layer.name: layer.current for layer in layers_of(begun.unet, CROSS_ATTENTION)}
@@ -214,7 +214,7 @@ class Exact:
     tokenizer: Any
 
 
-def exact(pipe, layers: Iterable[Layer] = ()) -> Exact:
+def exact(pipe, layers: Iterable[AdaptedWeight] = ()) -> Exact:
     """A pipeline in fp32, itself where it is so; with the weights of these layers as they are known in fp32."""
 
     def single(model):

@@ -31,7 +31,7 @@ class ContinualLearner:
 
     def __init__(self, pipe, method: str = "stamina", seed: int = 0, out=None, about: dict | None = None, **settings):
         self.pipe, self.method, self.seed = pipe, make_method(method, **settings), seed
-        self.model = TextToImage(pipe, self.method.everywhere)
+        self.model = TextToImage(pipe, self.method.full_finetuning)
         self.unet_weights = weights_of(pipe.unet)
         self.out = self.home = Path(out) if out else None  # saved tasks are read at home, written to out
         self.records: list[dict] = []
@@ -95,7 +95,7 @@ class ContinualLearner:
 
     def recall(self, name: str) -> None:
         """Where every concept has a model of its own, take up that of one; elsewhere nothing is to be done."""
-        if self.method.alone and len(self.records) > 1:
+        if self.method.separate_models and len(self.records) > 1:
             if not self.home:
                 raise UserError(f"{self.method.name} keeps a model a concept: give the run a folder, out")
             task = [record["concept"] for record in self.records].index(name) + 1
@@ -107,7 +107,7 @@ class ContinualLearner:
         options: steps, guidance (the run's), batch, sampler (a name of `sampling.SAMPLERS`).
         """
         named = [r["concept"] for r in self.records if f"<{r['concept']}>" in prompt]
-        if self.method.alone and len(named) > 1:
+        if self.method.separate_models and len(named) > 1:
             raise UserError(f"{self.method.name} has no model that knows {' and '.join(named)}: name one of them")
         if named:
             self.recall(named[0])
@@ -118,7 +118,7 @@ class ContinualLearner:
     def _record(self, concepts: list[Concept], name: str, learned: Learned, task: int) -> dict:
         percent = 100 / self.unet_weights
         adapted = sum(layer.start.numel() for layer in self.model.layers)
-        added = weights_of(self.model.unet) - self.unet_weights + (task * adapted if self.method.alone else 0)
+        added = weights_of(self.model.unet) - self.unet_weights + (task * adapted if self.method.separate_models else 0)
         added += adaptation.kept_beside(self.model.layers)
         return {
             "task": task,

@@ -11,14 +11,14 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..core import tokens
 from ..core.adaptation import Adaptation, Change, check_finite, check_trained, withdraw
-from ..core.layers import Layer, every_weight, layers_of
+from ..core.layers import AdaptedWeight, every_weight, layers_of
 from ..core.method import Method
 from ..core.seeds import seeded
 from ..core.settings import GUIDANCE
 from ..errors import UserError
 from ..runs import distributed
 from . import history
-from .captions import PROMPT, Pictures, described
+from .captions import PROMPT, CaptionedLatents, caption_with_templates
 from .concepts import Concept
 from .sampling import Drawing
 
@@ -38,19 +38,21 @@ class Learned(Change):
 class TextToImage(Drawing):
     """A stock StableDiffusionPipeline that learns: frozen but for K and V of its cross-attention and a task's tokens.
 
-    everywhere: all weights of the U-Net may change, not only those K and V.
+    full_finetuning: all weights of the U-Net may change, not only those K and V.
     Everything trained is fp32 and everything else keeps the pipeline's precision. Images are (n, 3, H, W) in [-1, 1].
     """
 
-    def __init__(self, pipe, everywhere: bool = False):
+    def __init__(self, pipe, full_finetuning: bool = False):
         super().__init__(pipe)
         try:
-            self.layers: list[Layer] = every_weight(self.unet) if everywhere else layers_of(self.unet, CROSS_ATTENTION)
+            self.layers: list[AdaptedWeight] = (
+                every_weight(self.unet) if full_finetuning else layers_of(self.unet, CROSS_ATTENTION)
+            )
         except ValueError as error:
             raise UserError(f"this base cannot be customised: {error}") from None
         self.before = 0  # tasks that the base has learned already, if it was exported from a run
         history.take_up(self)
-        self.prior: Pictures | None = None  # what the base draws of general words, for methods that train beside it
+        self.prior: CaptionedLatents | None = None  # images of the base, for methods that use them
 
     def learn(
         self,
@@ -70,7 +72,7 @@ class TextToImage(Drawing):
         concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
         parts = [self.encode(c.load(self.size)) for c in concepts]
         subjects = [c.token for c, part in zip(concepts, parts, strict=True) for _ in part]
-        own = described(torch.cat(parts).to(memory_format=torch.channels_last), subjects)
+        own = caption_with_templates(torch.cat(parts).to(memory_format=torch.channels_last), subjects)
         begin, inside, draw = (seeded(seed, task, k) for k in range(3))
         made = {}
         for concept in concepts:
@@ -82,7 +84,7 @@ class TextToImage(Drawing):
         held = [layer.current for layer in self.layers]
         try:
             method.begin(self, own)
-            beside = method.beside(self, seeded(seed, task, 4)) if method.settings.prior else None
+            beside = method.prior_images(self, seeded(seed, task, 4)) if method.settings.lambda_prior else None
             tokens.attach(self.table, {self.custom[name]: token for name, token in made.items()})
             adaptation = Adaptation(self.layers, method, draw)
             steps = self._train(own, beside, list(made.values()), adaptation, seeded(seed, task, 3), on_step)
@@ -120,13 +122,13 @@ class TextToImage(Drawing):
             if beside:
                 more, said = beside.pick(batches[1], draw)
                 x, told = torch.cat([x, more]), torch.cat([told, said + len(own.captions)])
-            adaptation.draw(step / s.steps, draw)
+            adaptation.sample_noise(step / s.steps, draw)
             optimizer.zero_grad()
-            with adaptation.held():
+            with adaptation.cached():
                 errors = self.errors(x, captions, told, draw, mine)
                 diffusion = errors[:n].mean()
                 penalties = adaptation.penalties()
-                penalties += [s.prior * errors[n:].mean()] if beside else []
+                penalties += [s.lambda_prior * errors[n:].mean()] if beside else []
                 loss = diffusion + torch.stack(penalties).sum() if penalties else diffusion
                 scaler.scale(loss).backward()
             losses = torch.stack([loss, diffusion]).detach()
@@ -159,7 +161,7 @@ class TextToImage(Drawing):
         predicted = self.unet(noisy, t, words.to(self.unet.dtype)).sample
         return F.mse_loss(predicted.float(), target(scheduler, x, noise, t), reduction="none").mean((1, 2, 3))
 
-    def losses(self, pictures: Pictures, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
+    def losses(self, pictures: CaptionedLatents, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
         """L_diff of n pictures, one at a time, as functions: what the Fisher information is taken of."""
         captions = self.tokenize(pictures.captions)
         for _ in range(n):
@@ -170,7 +172,7 @@ class TextToImage(Drawing):
 
             yield loss
 
-    def base_pictures(self, prompts: list[str], n: int, guidance: float = GUIDANCE) -> Pictures:
+    def base_pictures(self, prompts: list[str], n: int, guidance: float = GUIDANCE) -> CaptionedLatents:
         """n pictures that the base drew of prompts in turn: the same for every task, run and method."""
         if self.prior is None:
             held = [layer.current for layer in self.layers]
@@ -182,17 +184,17 @@ class TextToImage(Drawing):
             finally:
                 for layer, weight in zip(self.layers, held, strict=True):
                     layer.restore(weight)
-            self.prior = Pictures(latents, prompts, torch.tensor(which)[:, None])
+            self.prior = CaptionedLatents(latents, prompts, torch.tensor(which)[:, None])
         return self.prior
 
-    def past_pictures(self, n: int, generator: torch.Generator, guidance: float = GUIDANCE) -> Pictures | None:
+    def past_pictures(self, n: int, generator: torch.Generator, guidance: float = GUIDANCE) -> CaptionedLatents | None:
         """n pictures that the model as it is draws of its past concepts in turn; None before the second concept."""
         past = list(self.custom)[:-1]  # the last is the concept to be learned
         if not past:
             return None
         subjects = [past[k % len(past)] for k in range(n)]
         prompts = [PROMPT.format(token) for token in subjects]
-        return described(self.imagine(prompts, generator, guidance), subjects)
+        return caption_with_templates(self.imagine(prompts, generator, guidance), subjects)
 
 
 def target(scheduler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.adapters import Full, LowRank
-from ..core.layers import Layer
+from ..core.layers import AdaptedWeight
 from ..core.method import Method
 from .finetuning import CustomDiffusionEWC
 from .lora import CLoRA, Stamina
@@ -19,8 +19,8 @@ class FineTuning(Method):
     """Every weight, and a loss over all classes seen: the present ones push the past ones out."""
 
     name = "ft"
-    everywhere = True
-    local = False
+    full_finetuning = True
+    task_local_loss = False
 
     def adapter(self, layer, generator):
         return Full(layer.current)
@@ -30,7 +30,7 @@ class FineTuningLocal(FineTuning):
     """Fine-tuning whose loss leaves past classes out (FT++ of Smith et al. 2023, after Ahn et al. 2021)."""
 
     name = "ft++"
-    local = True
+    task_local_loss = True
 
 
 class LearningWithoutForgetting(FineTuningLocal):
@@ -42,7 +42,7 @@ class LearningWithoutForgetting(FineTuningLocal):
     def begin(self, model, pictures):
         self.before = copy.deepcopy(model.vit) if model.past else None
 
-    def guide(self, model, x, logits):
+    def auxiliary_loss(self, model, x, logits):
         """T² KL(softmax(before / T) ‖ softmax(now / T)) over past classes, mean over the batch."""
         if self.before is None:
             return None
@@ -136,7 +136,7 @@ class Decoupled(LowRank):
     A_past: Tensor
     B_past: Tensor
 
-    def __init__(self, layer: Layer, rank: int, generator: torch.Generator | None = None):
+    def __init__(self, layer: AdaptedWeight, rank: int, generator: torch.Generator | None = None):
         super().__init__(layer.current, rank, generator)
         self.register_buffer("past", layer.past)
         self.register_buffer("A_past", layer.memory.get("A", self.A.detach()[None][:0]))  # (t-1, D1, r)
@@ -152,7 +152,7 @@ class SDLoRA(Method):
     """LoRA with direction and magnitude apart: past directions are kept, all magnitudes trained (Wu et al. 2025)."""
 
     name = "sd-lora"
-    parts = "qv"
+    qkv_parts = "qv"
 
     def begin(self, model, pictures):
         self.adapters: dict[str, Decoupled] = {}

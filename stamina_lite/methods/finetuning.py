@@ -30,7 +30,7 @@ class CustomDiffusion(Method):
     """K and V themselves, with pictures of the base beside, one concept after another (Kumari et al. 2023)."""
 
     name = "custom-diffusion"
-    defaults = {"lr": 1e-3, "lr_token": 4e-2, "prior": 1.0}
+    defaults = {"lr": 1e-3, "lr_token": 4e-2, "lambda_prior": 1.0}
 
     def adapter(self, layer, generator):
         return Full(layer.current)
@@ -40,18 +40,18 @@ class DreamBooth(CustomDiffusion):
     """Every weight of the U-Net, with pictures of the base beside (Ruiz et al. 2023; the text encoder is frozen)."""
 
     name = "dreambooth"
-    defaults = {"lr": 1e-4, "lr_token": 4e-2, "prior": 1.0}
-    everywhere = True
+    defaults = {"lr": 1e-4, "lr_token": 4e-2, "lambda_prior": 1.0}
+    full_finetuning = True
 
 
 class GenerativeReplay(CustomDiffusion):
     """K and V themselves, beside pictures of past concepts drawn by the model before the task (Shin et al. 2017)."""
 
     name = "replay"
-    defaults = {"lr": 3e-4, "lr_token": 2e-2, "prior": 1.0}
+    defaults = {"lr": 3e-4, "lr_token": 2e-2, "lambda_prior": 1.0}
 
-    def beside(self, model, generator):
-        return model.past_pictures(self.settings.drawn, generator, self.settings.guidance)
+    def prior_images(self, model, generator):
+        return model.past_pictures(self.settings.n_prior, generator, self.settings.guidance)
 
 
 class CustomDiffusionEWC(CustomDiffusion):
@@ -62,16 +62,16 @@ class CustomDiffusionEWC(CustomDiffusion):
     """
 
     name = "custom-diffusion-ewc"
-    defaults = {"lr": 5e-4, "lr_token": 2e-2, "prior": 1.0, "forget": 100.0}
+    defaults = {"lr": 5e-4, "lr_token": 2e-2, "lambda_prior": 1.0, "lambda_forget": 100.0}
 
     def penalty(self, layer):
         if "fisher" not in layer.memory:
             return None
-        return self.settings.forget / 2 * (layer.memory["fisher"] * layer.delta().square()).sum()
+        return self.settings.lambda_forget / 2 * (layer.memory["fisher"] * layer.delta().square()).sum()
 
     def end(self, model, pictures, generator):
         weights = [layer.weight.requires_grad_() for layer in model.layers]
-        losses = model.losses(pictures, self.settings.drawn, generator)
+        losses = model.losses(pictures, self.settings.n_prior, generator)
         for layer, fisher in zip(model.layers, fisher_diagonal(losses, weights), strict=True):
             layer.weight.requires_grad_(False)
             layer.memory["fisher"] = fisher + layer.memory.get("fisher", 0)
@@ -81,7 +81,7 @@ class CustomDiffusionMerge(CustomDiffusion):
     """Custom Diffusion from the base for every concept, then one model from all in closed form (their eqs. 4, 5)."""
 
     name = "custom-diffusion-merge"
-    defaults = {"lr": 3e-3, "lr_token": 1e-2, "prior": 1.0}
+    defaults = {"lr": 3e-3, "lr_token": 1e-2, "lambda_prior": 1.0}
 
     def begin(self, model, pictures):
         for layer in model.layers:

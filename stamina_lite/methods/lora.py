@@ -5,10 +5,12 @@ from typing import Any
 import torch
 
 from ..core.adapters import MaskedLowRank
-from ..core.layers import Layer
+from ..core.layers import AdaptedWeight
+from ..core.masks import FactorMask, FreeMask, MLPMask, RandomMask
 from ..core.method import Method
-from ..core.settings import MASKS
 from ..core.tokens import MLP
+
+MASKS = {"mlp": MLPMask, "factors": FactorMask, "free": FreeMask, "random": RandomMask}
 
 
 class LoRA(Method):
@@ -21,17 +23,17 @@ class CLoRA(Method):
     """LoRA with self-regularisation (C-LoRA, eqs. 1-3 [paper])."""
 
     name = "c-lora"
-    defaults = {"forget": 0.3}  # this and the other values: lowest A_mmd on tune5, results/tuning
+    defaults = {"lambda_forget": 0.3}  # this and the other values: lowest A_mmd on tune5, results/tuning
 
     def penalty(self, layer):
-        return self.settings.forget * l_forget(layer)
+        return self.settings.lambda_forget * l_forget(layer)
 
 
 class Stamina(Method):
     """C-LoRA's update under a learned hard mask, tokens from an MLP (STAMINA, eq. 4 [paper]; details [ours])."""
 
     name = "stamina"
-    defaults = {"forget": 3.0, "sparse": 0.1}
+    defaults = {"lambda_forget": 3.0, "lambda_sparse": 0.1}
 
     def adapter(self, layer, generator):
         s, shape = self.settings, layer.current.shape
@@ -46,15 +48,15 @@ class Stamina(Method):
         return MLP(start, generator)
 
     def penalty(self, layer):
-        value = self.settings.sparse * layer.adapter.mask.sparsity()
-        return value + self.settings.forget * l_forget(layer) if self.settings.forget else value
+        value = self.settings.lambda_sparse * layer.adapter.mask.sparsity()
+        return value + self.settings.lambda_forget * l_forget(layer) if self.settings.lambda_forget else value
 
 
 class StaminaNoMask(Stamina):
     """Ablation: a plain low-rank update, without the mask."""
 
     name = "stamina-no-mask"
-    defaults = {"forget": Stamina.defaults["forget"]}  # without a mask there is no L_sparse
+    defaults = {"lambda_forget": Stamina.defaults["lambda_forget"]}  # without a mask there is no L_sparse
     adapter = Method.adapter
     penalty = CLoRA.penalty
 
@@ -77,14 +79,14 @@ class StaminaNoForget(Stamina):
     """Ablation: masks alone against forgetting, without L_forget."""
 
     name = "stamina-no-forget"
-    defaults = {**Stamina.defaults, "forget": 0.0}
+    defaults = {**Stamina.defaults, "lambda_forget": 0.0}
 
 
 class StaminaNoSparsity(Stamina):
     """Ablation: nothing presses on the masks."""
 
     name = "stamina-no-sparsity"
-    defaults = {**Stamina.defaults, "sparse": 0.0}
+    defaults = {**Stamina.defaults, "lambda_sparse": 0.0}
 
 
 class StaminaSoftMask(Stamina):
@@ -112,17 +114,17 @@ class StaminaRandomMask(Stamina):
     """Ablation: a fixed random mask, as open as STAMINA's learned ones are in the end."""
 
     name = "stamina-random-mask"
-    defaults = {"forget": Stamina.defaults["forget"], "mask": "random"}
+    defaults = {"lambda_forget": Stamina.defaults["lambda_forget"], "mask": "random"}
 
 
 class LoRAScaled(LoRA):
     """LoRA whose t-th update is folded times t^-p: for p = 1 weights are the mean of what tasks arrived at [ours]."""
 
     name = "lora-scaled"
-    defaults = {"decay": 0.25}
+    defaults = {"merge_exponent": 0.25}
 
-    def folded(self, delta, task):
-        return delta * task**-self.settings.decay
+    def transform_update(self, delta, task):
+        return delta * task**-self.settings.merge_exponent
 
 
 class LoRAPruned(LoRA):
@@ -131,7 +133,7 @@ class LoRAPruned(LoRA):
     name = "lora-pruned"
     defaults = {"density": 0.1}
 
-    def folded(self, delta, task):
+    def transform_update(self, delta, task):
         kept = max(1, round(self.settings.density * delta.numel()))
         return delta * (delta.abs() >= delta.abs().flatten().topk(kept).values[-1])
 
@@ -158,13 +160,13 @@ class LoRAAlone(LoRA):
     """LoRA from the base anew for every concept, never merged: a model a concept, the ceiling of plasticity [ours]."""
 
     name = "lora-alone"
-    alone = True
+    separate_models = True
 
     def begin(self, model, pictures):
         for layer in model.layers:
             layer.restore(layer.start)
 
 
-def l_forget(layer: Layer) -> torch.Tensor:
+def l_forget(layer: AdaptedWeight) -> torch.Tensor:
     """‖ |Σ_{t'<t} A_t' B_t'| ⊙ A_t B_t ‖²_F of one matrix (C-LoRA, eq. 3 [paper]); the caller sums over layers."""
     return (layer.past * layer.delta()).square().sum()  # squared, so |·| need not be taken

@@ -18,6 +18,7 @@ from typing import ClassVar
 import yaml
 
 from ..classification.datasets import CLASS_SETS
+from ..core.settings import renamed
 from ..diffusion.concepts import ORDERS, SETS
 from ..errors import UserError
 from ..methods.registry import make_class_method, make_method
@@ -52,7 +53,7 @@ class Cell:
         return {
             "cell": self.name,
             "row": self.row,
-            "settings": self.protocol["rows"][self.row],
+            "settings": renamed(self.protocol["rows"][self.row]),
             "protocol": protocol_hash({key: self.protocol[key] for key in self.shared}),
         }
 
@@ -73,7 +74,7 @@ class Cell:
         folder = out / self.name
         if not (folder / SEAL).exists():
             return False
-        return read_json(folder / SEAL) == {**self.seal, "results": results_hash(folder)}
+        return read_seal(folder / SEAL) == {**self.seal, "results": results_hash(folder)}
 
     def run(self, out: Path, threads: int | None = None) -> bool:
         """`stamina-lite bench` in a process of its own, its output in out/NAME.log; False if it failed.
@@ -170,10 +171,16 @@ def check_seal(folder: Path) -> dict | None:
     """
     if not (folder / SEAL).exists():
         return None
-    seal = read_json(folder / SEAL)
+    seal = read_seal(folder / SEAL)
     if "failed" not in seal and seal.get("results") != results_hash(folder):
         raise UserError(f"{folder} was changed after its run: restore it, or delete it and run its cell again")
     return seal
+
+
+def read_seal(file: Path) -> dict:
+    """What a seal's file says, with settings by their present names."""
+    seal = read_json(file)
+    return {**seal, "settings": renamed(seal["settings"])} if isinstance(seal.get("settings"), dict) else seal
 
 
 def option(key: str, value) -> list[str]:

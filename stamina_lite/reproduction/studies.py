@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from ..core.settings import renamed
 from ..measures.intervals import Number, mean_of_pairs, number
 from ..plots.style import colour
 from ..runs.files import read_json
@@ -167,7 +168,7 @@ def tuning_table(trials: dict[str, dict], measure: str = "a_mmd", digits: int = 
     """Every trial of a method's settings, what differed and its measure, and which were chosen."""
 
     def told(options: dict) -> str:
-        return ", ".join(f"{key} {value:g}" for key, value in options.items())
+        return ", ".join(f"{key} {value:g}" for key, value in renamed(options).items())
 
     lines = []
     for name, found in trials.items():

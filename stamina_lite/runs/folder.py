@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..core.settings import renamed
 from ..errors import UserError
 from .files import read_record, save_task, task_info, write_json, write_text, writing
 from .versions import versions
@@ -29,6 +30,7 @@ class Run:
                 write_json(about, {**identity, **versions(device)})
                 return
         there = {k: v for k, v in read_record(about).items() if k not in ("versions", "device")}
+        there["settings"] = renamed(there.get("settings", {}))
         refuse_another_base(self.folder, there, identity)
         here = {k: v for k, v in identity.items() if k in there or k not in UNTOLD}
         other = differences(there, json.loads(json.dumps(here)))

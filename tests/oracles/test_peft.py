@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from stamina_lite.core.adapters import LowRank
-from stamina_lite.core.layers import Layer
+from stamina_lite.core.layers import AdaptedWeight
 
 
 def ours(seed, weight):
@@ -23,7 +23,7 @@ def pair():
     theirs = nn.Sequential(nn.Linear(12, 8, bias=False))
     theirs.load_state_dict(mine.state_dict())
     config = LoraConfig(r=4, lora_alpha=4, init_lora_weights=False, target_modules=["0"])
-    return Layer("0", mine[0]), get_peft_model(theirs, config), config, torch.randn(5, 12)
+    return AdaptedWeight("0", mine[0]), get_peft_model(theirs, config), config, torch.randn(5, 12)
 
 
 def copy_into(peft_linear, adapter, name="default"):
