@@ -56,7 +56,7 @@ def measure(run: Path, data: ClassDataset) -> dict:
     learner = ContinualClassifier(vit, data, about["method"], about["tasks"], about["seed"], **about["settings"])
     folders, model, parts = tasks_of(run), learner.model, []
     for t in range(1, len(folders) + 1):
-        learner._take_up(folders[:t])
+        learner.resume(run, folders[:t])
         parts.append(class_means(model, data, learner.rounds[t - 1]))
     order = torch.tensor(model.seen)
     features = described(model, data.test, torch.arange(len(data.test.labels)))

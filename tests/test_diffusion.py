@@ -7,6 +7,7 @@ from stamina_lite.core.adaptation import Adaptation
 from stamina_lite.core.layers import AdaptedWeight
 from stamina_lite.core.masks import Mask
 from stamina_lite.core.seeds import seeded
+from stamina_lite.core.settings import Settings
 from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
 from stamina_lite.methods.registry import METHODS, make_method
@@ -153,7 +154,7 @@ def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photo
         if len(ends) == 2:  # drawn after a task, they must be the base's all the same
             model.learn(concepts(photos)[1], make_method("lora", lr=0.5, **FEW), seed=0, task=1)
             untouched = [layer.current for layer in model.layers]
-            model.base_pictures(["a photo of person", "a photo of waterfall"], 4)
+            model.base_images(Settings(n_prior=4, prior_prompts="a photo of person; a photo of waterfall"))
             assert all(torch.equal(a, layer.module.weight) for a, layer in zip(untouched, model.layers, strict=True))
         prompts = "a photo of person; a photo of waterfall"
         method = make_method("custom-diffusion", lambda_prior=weight, prior_prompts=prompts, **FEW)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stamina_lite import measures
-from stamina_lite.core.masks import density, mask_overlap
+from stamina_lite.measures.masks import density, mask_overlap
 
 R = [[90], [80, 85], [70, 88, 80], [75, 60, 78, 82]]
 R2 = [[90], [80, 85], [95, 88, 80], [97, 60, 78, 82]]

@@ -12,9 +12,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from stamina_lite import plots
-from stamina_lite.core.masks import mask_overlap
 from stamina_lite.diffusion.concepts import concepts
 from stamina_lite.errors import UserError
+from stamina_lite.measures.masks import mask_overlap
 from stamina_lite.methods.registry import METHODS
 from stamina_lite.plots.concepts import pairwise_overlap, then_and_now
 from stamina_lite.plots.gallery import gallery

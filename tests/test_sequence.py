@@ -156,7 +156,7 @@ def test_the_record_holds_the_norms_of_the_folded_weights(tiny, photos, tmp_path
 
 def test_the_record_holds_the_masks_overlap_with_the_task_before(tiny_folder, photos, tmp_path):
     """Also where the task before was learned by a process that is gone."""
-    from stamina_lite.core.masks import mask_overlap
+    from stamina_lite.measures.masks import mask_overlap
 
     for count in (1, 2):
         learner = ContinualLearner(load_base(tiny_folder, device="cpu"), "stamina", 0, tmp_path / "run", **FEW)

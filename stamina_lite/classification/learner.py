@@ -1,4 +1,4 @@
-"""The continual loop of the classification half: a task's classes after another, measured after each; resumable."""
+"""Classes in sequence: learn a task, test all classes so far, store. A run that was killed goes on where it was."""
 
 import hashlib
 from pathlib import Path
@@ -7,26 +7,37 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import measures
-from ..core import adaptation
-from ..core.adaptation import Change
 from ..errors import UserError
 from ..methods.registry import make_class_method
-from ..runs.devices import peak_memory, precision_of
-from ..runs.files import load_task, read_record, write_json
-from ..runs.folder import Run, records_of, shown
+from ..runs.devices import precision_of
+from ..runs.files import read_record, write_json
+from ..runs.folder import shown
+from ..runs.sequence import RECORDED, Sequence, precision_record, step_bar
+from ..runs.state import load_state, memory_size, state_tensors
 from .backbones import precision
 from .datasets import ClassDataset, class_tasks, of_classes, task_pictures
-from .model import Classifier, LearnedClasses
+from .model import Classifier
 
 
-class ContinualClassifier:
-    """Teaches a timm VisionTransformer the classes of a set, a task after another, keeping no pictures.
+class ContinualClassifier(Sequence):
+    """Teaches a timm VisionTransformer the classes of a dataset task by task and keeps no images of them.
 
-    vit: as timm.create_model gives it, changed in place. tasks: how many the classes are shared out to, in an order
-    that the seed decides (`datasets.class_tasks`). method: a name of `CLASS_METHODS`; settings: see
-    `ClassSettings`. out: a run folder. If it holds a run with the same settings, that run goes on;
-    another run is refused (UserError). dtype: what the ViT computes in (`backbones.precision`); a run keeps its own.
+    Args:
+        vit: as timm.create_model returns it, changed in place.
+        data: the classes, their training and their test images.
+        method: a name of `CLASS_METHODS`.
+        tasks: number of tasks; the classes are divided in an order that the seed decides (`datasets.class_tasks`).
+        seed: all that random draws depend on, with the number of the task.
+        out: a run folder. If it has a run with the same settings, that run goes on.
+        about: more facts that identify the run.
+        dtype: the ViT computes in it; by default that of the stored run, or `backbones.precision`.
+        settings: see `ClassSettings`.
+
+    Raises:
+        UserError: `out` has another run, a setting is wrong, or the ViT takes images of another size.
     """
+
+    needed = ("classes", "right", "accuracy")
 
     def __init__(
         self, vit, data: ClassDataset, method: str = "stamina", tasks: int = 10, seed: int = 0, out=None,
@@ -36,22 +47,19 @@ class ContinualClassifier:
         self.tasks = class_tasks(len(data.classes), tasks, seed)
         self.method = make_class_method(method, **settings)
         counts = torch.bincount(data.test.labels, minlength=len(data.classes))
-        self.asked: list[int] = counts[sum(self.tasks, [])].tolist()  # test pictures of every class, as they come
-        self.rounds = [sum(self.tasks, [])] if self.method.joint else self.tasks  # what is learned at a time
-        wanted = vit.pretrained_cfg["input_size"][-1]
-        if data.train.size != wanted:
+        self.asked: list[int] = counts[sum(self.tasks, [])].tolist()  # test images of every class, in learning order
+        self.rounds = [sum(self.tasks, [])] if self.method.joint else self.tasks  # classes that are learned together
+        size = vit.pretrained_cfg["input_size"][-1]
+        if data.train.size != size:
             raise UserError(
-                f"{data.name} has pictures of {data.train.size} px, this ViT wants {wanted}: give another base"
+                f"{data.name} has pictures of {data.train.size} px, this ViT wants {size}: give another base"
             )
         base, self.weights = fingerprint(vit), sum(p.numel() for p in vit.parameters())
-        self.out = Path(out) if out else None
-        if self.out and (self.out / "run.json").is_file():
-            dtype = dtype or precision_of(read_record(self.out / "run.json"))
+        if out and (Path(out) / "run.json").is_file():
+            dtype = dtype or precision_of(read_record(Path(out) / "run.json"))
         dtype = dtype or precision(next(vit.parameters()).device)
         self.model = Classifier(vit, len(data.classes), self.method, tasks, seed, dtype)
-        self.records: list[dict] = []
-        self.masks: dict[str, torch.Tensor] = {}
-        self.identity = {
+        identity = {
             "half": "classification",
             "method": method,
             "settings": self.method.settings.as_dict(),
@@ -60,12 +68,10 @@ class ContinualClassifier:
             "set_hash": data.hash(),
             "tasks": tasks,
             "base": base,
-            **({} if dtype == torch.float32 else {"precision": str(dtype).removeprefix("torch.")}),
+            **precision_record(dtype),
             **(about or {}),
         }
-        self.run = Run(self.out, self.identity, self.model.device) if self.out else None
-        if self.run and self.run.tasks():
-            self._take_up(self.run.tasks())
+        self.start(out, identity)
 
     @property
     def left(self) -> int:
@@ -73,25 +79,27 @@ class ContinualClassifier:
         return len(self.rounds) - len(self.records)
 
     def learn(self, progress: bool = True) -> dict:
-        """Learn the next task and test all classes seen so far; returns the task's record."""
+        """Learn the next task, test all classes seen so far and return the task's record."""
         if not self.left:
             raise UserError(f"all {len(self.tasks)} tasks are learned: there is no next one")
         task = len(self.records) + 1
-        pictures = task_pictures(self.data.train, self.rounds[task - 1])
-        s = self.method.settings
-        total = s.epochs * -(-len(pictures.places) // s.batch)
-        with tqdm(total=total, desc=f"task {task}", unit="step", leave=False, **shown(progress)) as bar:
-
-            def on_step(step, numbers):
-                bar.update()
-                bar.set_postfix(loss=f"{numbers['loss']:.3f}", refresh=False)
-
-            learned = self.model.learn(pictures, task, on_step)
-        record = self._record(task, learned)
-        self.records.append(record)
-        self.masks = learned.masks
+        images, s = task_pictures(self.data.train, self.rounds[task - 1]), self.method.settings
+        n_steps = s.epochs * -(-len(images.places) // s.batch)
+        with step_bar(f"task {task}", n_steps, progress) as on_step:
+            learned = self.model.learn(images, task, on_step)
+        percent, right = 100 / self.weights, self.test()
+        stored = memory_size(self.model.layers) + sum(p.numel() for p in self.model.head.parameters())
+        if self.model.pool is not None:
+            stored += sum(p.numel() for p in self.model.pool.parameters())
+        record = {
+            "task": task,
+            "classes": self.rounds[task - 1],
+            "right": right,
+            "accuracy": measures.accuracy_by_task(right, self.asked, len(self.tasks[0])),
+            "n_param": {"train": percent * learned.trained, "store": percent * stored},
+        }
+        self.finish(record, learned)
         if self.run:
-            self.run.save(record, self._tensors(), learned.steps)
             write_json(self.run.folder / "results.json", self.results())
         return record
 
@@ -135,48 +143,26 @@ class ContinualClassifier:
             "f_n": measures.forgetting_coda(R) if forgets else None,
             "f_n_chaudhry": measures.forgetting_chaudhry(R) if forgets else None,
             "n_param": rows[-1]["n_param"] if rows else None,
-            **{key: [r[key] for r in rows] for key in KEPT},
+            **{key: [r[key] for r in rows] for key in RECORDED},
         }
 
-    def _record(self, task: int, learned: LearnedClasses) -> dict:
-        percent, right = 100 / self.weights, self.test()
-        stored = adaptation.kept_beside(self.model.layers) + sum(p.numel() for p in self.model.head.parameters())
-        if self.model.pool is not None:
-            stored += sum(p.numel() for p in self.model.pool.parameters())
-        return {
-            "task": task,
-            "classes": self.rounds[task - 1],
-            "right": right,
-            "accuracy": measures.accuracy_by_task(right, self.asked, len(self.tasks[0])),
-            "n_param": {"train": percent * learned.trained, "store": percent * stored},
-            **learned.numbers(),
-            "mask_overlap": adaptation.mean_overlap(self.masks, learned.masks),
-            "seconds": learned.seconds,
-            "peak_memory": peak_memory(self.model.device),
-        }
-
-    def _tensors(self) -> dict:
-        """What is saved after a task: head, layers and what is kept beside them, prompts, and the newest masks."""
+    def tensors(self) -> dict:
         model = self.model
-        tensors = {f"head.{name}": p for name, p in model.head.named_parameters()}
-        tensors |= adaptation.tensors_of(model.layers)
+        tensors = {f"head.{name}": p for name, p in model.head.named_parameters()} | state_tensors(model.layers)
         if model.pool is not None:
-            tensors |= {f"prompt.{name}": kept for name, kept in model.pool.state_dict().items()}
-        return tensors | {f"mask.{name}": mask for name, mask in self.masks.items()}
+            tensors |= {f"prompt.{name}": value for name, value in model.pool.state_dict().items()}
+        return tensors
 
-    def _take_up(self, folders: list[Path]) -> None:
-        """Stand where a run stood after the last of these tasks; nothing is written."""
-        if len(folders) > len(self.rounds):
-            raise UserError(f"{folders[-1]} is of no task of this run: delete it")
-        self.records = records_of(folders, "classes", "right", "accuracy")
-        tensors, model = load_task(folders[-1])[0], self.model
+    def load_tensors(self, tensors: dict) -> None:
+        model = self.model
+        if len(self.records) > len(self.rounds):
+            raise UserError(f"{self.home}/tasks/{len(self.records):03d} is of no task of this run: delete it")
         model.seen = [label for record in self.records for label in record["classes"]]
         model.restore_head(tensors["head.weight"], tensors["head.bias"])
-        adaptation.restore(model.layers, tensors)
+        load_state(model.layers, tensors)
         if model.pool is not None:
-            own = {k.removeprefix("prompt."): v for k, v in tensors.items() if k.startswith("prompt.")}
-            model.pool.load_state_dict(own)
-        self.masks = {k.removeprefix("mask."): v for k, v in tensors.items() if k.startswith("mask.")}
+            prompts = {k.removeprefix("prompt."): v for k, v in tensors.items() if k.startswith("prompt.")}
+            model.pool.load_state_dict(prompts)
 
 
 # key in results.json -> name and meaning, in the order of a table
@@ -186,7 +172,6 @@ MEASURES = {
     "f_n": ("F_N", "points lost from task to task, mean (as CODA-Prompt's code has it); lower is better"),
     "f_n_chaudhry": ("F_N Chaudhry", "points lost since a task was known best; lower is better"),
 }
-KEPT = (*Change().numbers(), "mask_overlap", "seconds", "peak_memory")  # of a task's record, beside those above
 
 
 def fingerprint(vit) -> str:

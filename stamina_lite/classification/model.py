@@ -1,8 +1,9 @@
-"""Classes, learned by a Vision Transformer: what is frozen, what is trained, and the loss."""
+"""A stock timm VisionTransformer that learns classes: what is frozen, what is trained, and the loss."""
 
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,32 +12,43 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from ..core.adaptation import Adaptation, Change, check_finite, check_trained, withdraw
+from ..core.adaptation import Adaptation
 from ..core.layers import AdaptedWeight, every_weight, parts_of
 from ..core.method import Method
-from ..core.seeds import seeded
+from ..core.seeds import Stream, seeded
+from ..core.task import restored_on_error, train
 from ..errors import UserError
 from ..methods.prompts import Pool, PrefixAttention
+from ..runs.changes import Change, change_of
 from .datasets import TaskPictures
 
-KNOWN = ("mean", "std", "input_size")  # of its pictures, in a ViT's configuration
+KNOWN = ("mean", "std", "input_size")  # of its images, in a ViT's configuration
 
 
 @dataclass
 class LearnedClasses(Change):
-    """What a task left: all a figure needs."""
+    """The outcome of a task."""
 
-    steps: list[dict] = field(default_factory=list)
-    trained: int = 0  # parameters the optimizer held, those of the head among them
+    steps: list[dict] = field(default_factory=list)  # of every step {"step", "loss", "cross_entropy"}
+    trained: int = 0  # number of trained parameters, with those of the head
     seconds: float = 0.0
 
 
 class Classifier:
-    """A stock timm VisionTransformer with a head for all classes; it learns them task by task.
+    """A timm VisionTransformer with a head for all classes, which it learns task by task.
 
-    Frozen but for what the method changes: K and V of every block, every weight, or prompts before keys and values; and
-    the head, whose rows start at zero. Pictures are (n, 3, S, S) in [0, 1], normalised as the weights' own
-    configuration says. dtype: what the ViT computes in; weights, head and losses are fp32 whatever it is.
+    The head is trained, its rows start at zero, and what the method adapts: K and V of every block, every weight, or
+    prompts before keys and values. Images are (n, 3, S, S) in [0, 1] and are normalised by the ViT's own mean and std.
+
+    Args:
+        vit: changed in place.
+        classes: number of classes of all tasks together.
+        tasks: number of tasks.
+        seed: all that random draws depend on, with the number of the task.
+        dtype: the ViT computes in it; weights, head and losses are fp32 whatever it is.
+
+    Raises:
+        UserError: the ViT has no blocks with attn.qkv, no linear head, or no configuration.
     """
 
     def __init__(
@@ -57,104 +69,107 @@ class Classifier:
         self.mean, self.std = (
             torch.tensor(vit.pretrained_cfg[k]).view(3, 1, 1).to(self.device) for k in ("mean", "std")
         )
-        self.pool: Pool | None = method.prompts(vit.embed_dim, len(vit.blocks), tasks, seeded(seed, 0, 6))
+        pool_generator = seeded(seed, 0, Stream.PROMPT_POOL)
+        self.pool: Pool | None = method.prompts(vit.embed_dim, len(vit.blocks), tasks, pool_generator)
         self.layers: list[AdaptedWeight] = []
         if self.pool is not None:
             self.pool.to(self.device)
-            for place in self.pool.layers:
-                attention = vit.blocks[place].attn
+            for block in self.pool.layers:
+                attention = vit.blocks[block].attn
                 if not isinstance(attention, Attention):
                     raise UserError(f"prompts are for timm's own Attention, not {type(attention).__name__}: give a ViT")
-                vit.blocks[place].attn = PrefixAttention(attention)
+                vit.blocks[block].attn = PrefixAttention(attention)
         elif method.full_finetuning:
             self.layers = every_weight(vit, without="head")
         else:
             self.layers = parts_of(vit, "attn.qkv", "qkv", method.qkv_parts)
         self.seen: list[int] = []  # labels in the order in which they were learned
-        self.past: list[int] = []  # those of the tasks before the present one
+        self.past: list[int] = []  # labels of the tasks before the present one
 
-    def learn(self, pictures: TaskPictures, task: int, on_step: Callable | None = None) -> LearnedClasses:
-        """Train on a task's pictures, then fold: the ViT is stock again, but for prompts.
+    def learn(self, images: TaskPictures, task: int, on_step: Callable | None = None) -> LearnedClasses:
+        """Train on a task's images, then fold: the ViT is stock again, but for prompts.
 
-        on_step(step, numbers) is called after every step. Draws depend on (seed, task) alone.
+        Args:
+            images: the training images of the task's classes.
+            task: counts from 1; random draws depend on it and on the seed alone.
+            on_step: called after every step with its number, from 0, and its losses.
+
+        Raises:
+            UserError: the loss or a weight is not finite. The model is then as it was before.
         """
         started, method = time.perf_counter(), self.method
-        held, head = [layer.current for layer in self.layers], [p.detach().clone() for p in self.head.parameters()]
-        prompts = copy.deepcopy(self.pool.state_dict()) if self.pool is not None else {}
-        self.past = list(self.seen)
-        self.seen += [c for c in pictures.classes if c not in self.past]
-        try:
-            method.begin(self, pictures)
+        with restored_on_error(self.layers), self._head_and_prompts_restored_on_error():
+            self.past = list(self.seen)
+            self.seen += [c for c in images.classes if c not in self.past]
+            method.begin(self, images)
             if self.pool is not None:
                 self.pool.begin(task)
-            adaptation = Adaptation(self.layers, method, seeded(self.seed, task, 2))
-            trained, steps = self._train(pictures, adaptation, seeded(self.seed, task, 3), on_step)
+            adaptation = Adaptation(self.layers, method, seeded(self.seed, task, Stream.ADAPTERS))
+            trained, steps = self._train(images, adaptation, seeded(self.seed, task, Stream.TRAINING), on_step)
+        adaptation.fold(task)
+        method.end(self, images, adaptation.adapters, seeded(self.seed, task, Stream.END_OF_TASK))
+        seconds = time.perf_counter() - started
+        return LearnedClasses(**vars(change_of(adaptation)), steps=steps, trained=trained, seconds=seconds)
+
+    @contextmanager
+    def _head_and_prompts_restored_on_error(self) -> Iterator[None]:
+        seen, head = list(self.seen), [p.detach().clone() for p in self.head.parameters()]
+        prompts = copy.deepcopy(self.pool.state_dict()) if self.pool is not None else {}
+        try:
+            yield
         except BaseException:
-            withdraw(self.layers, held)
-            self.seen = self.past
+            self.seen = seen
             self.restore_head(*head)
             if self.pool is not None:
                 self.pool.load_state_dict(prompts)
             raise
-        adaptation.fold(task)
-        method.end(self, pictures, seeded(self.seed, task, 5))
-        seconds = time.perf_counter() - started
-        return LearnedClasses(**vars(adaptation.change()), steps=steps, trained=trained, seconds=seconds)
 
-    def _train(self, pictures: TaskPictures, adaptation: Adaptation, draw, on_step) -> tuple[int, list[dict]]:
-        """How many parameters were trained, and the losses of every step."""
+    def _train(
+        self, images: TaskPictures, adaptation: Adaptation, generator: torch.Generator, on_step: Callable | None
+    ) -> tuple[int, list[dict]]:
+        """The number of trained parameters, and the losses of every step."""
         s = self.method.settings
-        inside = adaptation.parameters()
+        parameters = adaptation.parameters()
         if self.pool is not None:
-            inside += [p for p in self.pool.parameters() if p.requires_grad]
-        own = list(self.head.requires_grad_().parameters()) if self.method.head else []
-        groups = [{"params": p, "lr": lr} for p, lr in ((inside, s.lr), (own, s.lr_head)) if p]
-        if not groups:
-            return 0, []
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-        batches = -(-len(pictures.places) // s.batch)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, s.epochs * batches)
-        shut = self._shut(pictures.classes)
-        log: list[dict] = []
-        for _ in range(s.epochs):
-            for x, labels in pictures.batches(s.batch, draw):
-                x, labels = x.to(self.device), labels.to(self.device)
-                adaptation.sample_noise(len(log) / (s.epochs * batches), draw)
-                optimizer.zero_grad()
-                with adaptation.cached():
-                    logits = self.logits(x, training=True)
-                    wrong = F.cross_entropy(logits.masked_fill(shut, -torch.inf), labels)
-                    more = adaptation.penalties()
-                    more += [m for m in (self.method.auxiliary_loss(self, x, logits),) if m is not None]
-                    more += [self.pool.loss] if self.pool is not None and self.pool.loss is not None else []
-                    loss = wrong + torch.stack(more).sum() if more else wrong
-                    loss.backward()
-                optimizer.step()
-                schedule.step()
-                numbers = {"loss": loss.item(), "cross_entropy": wrong.item()}
-                check_finite(numbers["loss"], len(log))
-                log.append({"step": len(log), **numbers})
-                if on_step:
-                    on_step(len(log), numbers)
-        check_trained(groups)
-        self.head.requires_grad_(False)
-        return sum(p.numel() for p in inside + own), log
+            parameters += [p for p in self.pool.parameters() if p.requires_grad]
+        head = list(self.head.requires_grad_().parameters()) if self.method.head else []
+        groups = [{"params": p, "lr": lr} for p, lr in ((parameters, s.lr), (head, s.lr_head)) if p]
+        excluded = self._excluded(images.classes)
 
-    def _shut(self, classes: list[int]) -> Tensor:
-        """Classes that the loss does not see: those of the future, and those of the past if it is local; (classes,)."""
-        shut = torch.ones(len(self.head.weight), dtype=torch.bool, device=self.device)
-        shut[classes if self.method.task_local_loss else self.seen] = False
-        return shut
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for _ in range(s.epochs):
+                yield from images.batches(s.batch, generator)
+
+        def losses(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
+            x, labels = (part.to(self.device) for part in batch)
+            logits = self.logits(x, training=True)
+            cross_entropy = F.cross_entropy(logits.masked_fill(excluded, -torch.inf), labels)
+            extra = [self.method.auxiliary_loss(self, x, logits), self.pool.loss if self.pool is not None else None]
+            return cross_entropy, [term for term in extra if term is not None]
+
+        n_steps = s.epochs * -(-len(images.places) // s.batch)
+        log = train(
+            adaptation, groups, batches(), losses, n_steps, generator,
+            name="cross_entropy", cosine=True, on_step=on_step,
+        )  # fmt: skip
+        self.head.requires_grad_(False)
+        return sum(p.numel() for p in parameters + head), log
+
+    def _excluded(self, classes: list[int]) -> Tensor:
+        """Classes that the loss leaves out, (classes,) bool: those to come, and past ones if the loss is local."""
+        excluded = torch.ones(len(self.head.weight), dtype=torch.bool, device=self.device)
+        excluded[classes if self.method.task_local_loss else self.seen] = False
+        return excluded
 
     def features(self, x: Tensor, training: bool = False) -> Tensor:
-        """What the head sees of pictures: (n, 3, S, S) -> (n, width)."""
+        """The input of the head: (n, 3, S, S) -> (n, width)."""
         if self.pool is None:
             return self.embed(self.vit, x)
         with torch.no_grad():
             query = self.embed(self.vit, x)  # of the frozen ViT, without prompts
-        attentions = {place: self.vit.blocks[place].attn for place in self.pool.layers}
-        for place, prefix in self.pool.prefixes(query, training).items():
-            attentions[place].prefix = prefix
+        attentions = {block: self.vit.blocks[block].attn for block in self.pool.layers}
+        for block, prefix in self.pool.prefixes(query, training).items():
+            attentions[block].prefix = prefix
         try:
             return self.embed(self.vit, x)
         finally:
@@ -162,45 +177,45 @@ class Classifier:
                 attention.prefix = None
 
     def embed(self, vit, x: Tensor) -> Tensor:
-        """The same of a ViT like ours, without prompts of its own."""
+        """The same by another ViT of this architecture, without prompts."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return vit.forward_head(vit.forward_features((x - self.mean) / self.std), pre_logits=True).float()
 
     def logits(self, x: Tensor, training: bool = False) -> Tensor:
-        """(n, 3, S, S) -> (n, classes), of all classes, seen or not."""
+        """Logits of all classes, seen or not: (n, 3, S, S) -> (n, classes)."""
         return self.head(self.features(x, training))
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Labels among the classes seen so far; no task is told: (n, 3, S, S) -> (n,)."""
+        """Labels among the classes seen so far, whatever their task: (n, 3, S, S) -> (n,)."""
         seen = torch.tensor(self.seen, device=self.device)
         return seen[self.logits(x.to(self.device))[:, seen].argmax(1)].cpu()
 
-    def losses(self, pictures: TaskPictures, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
-        """Cross-entropy of n pictures, one at a time, as functions: what the Fisher information is taken of."""
-        shut, given = self._shut(pictures.classes), 0
-        while given < n:
-            for x, label in pictures.batches(1, generator):
-                if given == n:
+    def losses(self, images: TaskPictures, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
+        """Cross-entropy of n images, one at a time, as functions: the samples of the Fisher information."""
+        excluded, count = self._excluded(images.classes), 0
+        while count < n:
+            for x, label in images.batches(1, generator):
+                if count == n:
                     return
 
                 def loss(x=x, label=label) -> Tensor:
                     logits = self.logits(x.to(self.device))
-                    return F.cross_entropy(logits.masked_fill(shut, -torch.inf), label.to(self.device))
+                    return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), label.to(self.device))
 
-                given += 1
+                count += 1
                 yield loss
 
     @torch.no_grad()
     def restore_head(self, weight: Tensor, bias: Tensor) -> None:
-        """weight: (classes, width), bias: (classes,)."""
+        """Set the head's weight (classes, width) and bias (classes,), and freeze it."""
         self.head.weight.copy_(weight)
         self.head.bias.copy_(bias)
         self.head.requires_grad_(False)
 
 
 def check(vit: nn.Module) -> None:
-    """Refuse what is no timm VisionTransformer with Q, K and V in one weight, or has no configuration of its own."""
+    """Raise UserError unless it is a timm VisionTransformer with Q, K and V in one weight and a configuration."""
     blocks = getattr(vit, "blocks", ())
     if not blocks or not all(hasattr(getattr(block, "attn", None), "qkv") for block in blocks):
         raise UserError(f"a {type(vit).__name__} has no blocks with attn.qkv: give a timm VisionTransformer")

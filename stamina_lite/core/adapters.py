@@ -1,7 +1,7 @@
-"""Changes of a weight as torch parametrizations; low rank and masked, W_t = W_{t-1} + (A_t B_t) ⊙ M_t, or full.
+"""Updates of a weight as torch parametrizations: low rank and masked, W_t = W_{t-1} + (A_t B_t) ⊙ M_t, or full.
 
-While a task is learned the module's own forward computes the equation; afterwards it is folded into the weight and
-nothing of ours is left.
+While a task is learned, the module's own forward computes the equation. Afterwards the update is folded into the weight
+and the module is the stock one again.
 """
 
 import torch
@@ -11,11 +11,11 @@ from .masks import CachedPerStep, Mask
 
 
 class Update(CachedPerStep):
-    """W + ΔW, the change of a weight while a task is learned; a subclass says what `delta` is."""
+    """W + ΔW while a task is learned; a subclass defines `delta`."""
 
     def delta(self) -> Tensor:
-        """The change of the weight: of the weight's shape, fp32."""
-        raise TypeError(f"{type(self).__name__} defines no delta")
+        """ΔW, of the weight's shape, fp32."""
+        raise NotImplementedError
 
     def compute(self) -> Tensor:
         return self.delta()
@@ -27,8 +27,15 @@ class Update(CachedPerStep):
 class LowRank(Update):
     """W + A B (C-LoRA, eq. 2 [paper]).
 
-    A: (D1, r) starts at zero, so the first step changes nothing [recalled]; B: (r, D2).
-    weight: (D1, D2), only its shape and device are used. The factors are fp32 whatever the weight is.
+    A: (D1, r) starts at zero, so that the model is unchanged before the first step [recalled]; B: (r, D2). A and B are
+    the papers' names; peft's are the other way round. Both are fp32 whatever the weight's precision is.
+
+    Args:
+        weight: (D1, D2), of which shape and device are used.
+        rank: r, 1 to min(D1, D2).
+
+    Raises:
+        ValueError: the rank does not fit the weight.
     """
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator | None = None):
@@ -64,9 +71,10 @@ class MaskedLowRank(LowRank):
 
 
 class Full(Update):
-    """W + D, D of the weight's own shape, from zero: plain fine-tuning, written as a change like the others.
+    """W + D, where D has the weight's shape and starts at zero: full fine-tuning, written as an update.
 
-    weight: any shape, only its shape, layout and device are used. D is fp32 whatever the weight is.
+    Args:
+        weight: any shape; its shape, memory layout and device are used. D is fp32 whatever its precision is.
     """
 
     def __init__(self, weight: Tensor):
@@ -77,11 +85,11 @@ class Full(Update):
         return self.D
 
     def cache(self) -> None:
-        """There is nothing to compute."""
+        """D is a parameter: there is nothing to compute."""
 
 
 class Rows(nn.Module):
-    """An adapter on some rows of a weight, the others as they are: one matrix of several that are stored as one."""
+    """An adapter on some rows of a weight: one of several matrices that are stored as one, as Q, K and V."""
 
     def __init__(self, adapter: nn.Module, rows: slice):
         super().__init__()

@@ -11,57 +11,76 @@ from .adapters import Rows, Update
 
 
 class AdaptedWeight:
-    """One weight over a sequence of tasks: as it was at first, as it is now (both fp32), its adapter while a task is
-    learned, and what a method keeps of past tasks beside it (`memory`, empty for most).
+    """One weight of a model over a sequence of tasks.
 
-    Adapting leaves every other parameter alone; folding is the only place that writes a base weight, and it does so in
+    Adapting leaves every other parameter alone. Folding is the only place that writes a base weight, and it does so in
     fp32 whatever the model's precision, so that fifty folds do not drift.
 
-    rows: only these of the module's tensor, as K and V of a weight that holds Q, K and V; all where not said.
+    Args:
+        name: its name in the model.
+        module, parameter: the module that holds it, and the parameter's name there.
+        rows: only these rows of the parameter, as K and V of a matrix that holds Q, K and V; by default all.
+
+    Attributes:
+        start: the weight before the first task, (D1, D2), fp32.
+        current: the weight after the last task, (D1, D2), fp32.
+        adapter: the `Update` that is trained, while a task is learned.
+        memory: tensors that a method keeps of past tasks; empty for most.
     """
 
     def __init__(self, name: str, module: Any, parameter: str = "weight", rows: slice | None = None):
         self.name, self.module, self.parameter, self.rows = name, module, parameter, rows
         self.start = self.weight.detach().float().clone()
         self.current = self.start.clone()
-        self.adapter: Any = None  # an `Update`, while a task is learned
-        self.past = torch.zeros_like(self.start)
+        self.adapter: Any = None
         self.memory: dict[str, Tensor] = {}
+        self._past: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The module's own tensor, or its rows of it; with its adapter on, the changed one."""
+        """The module's parameter, or its rows; with an adapter attached, the changed one."""
         whole = getattr(self.module, self.parameter)
         return whole if self.rows is None else whole[self.rows]
 
+    @property
+    def past(self) -> Tensor:
+        """The sum of all past updates, Σ_{t'<t} A_t' B_t': (D1, D2). Computed when a method first asks for it."""
+        if self._past is None:
+            self._past = self.current - self.start
+        return self._past
+
     def attach(self, adapter: Update) -> None:
-        """Put an adapter on the weight. The optimizer is made after this."""
+        """Attach an adapter. Make the optimizer after this."""
         self.adapter = adapter
         change = adapter if self.rows is None else Rows(adapter, self.rows)
         parametrize.register_parametrization(self.module, self.parameter, change)
-        adapter.train()  # torch has just set it to the mode of its module, and in a frozen one a mask would not learn
+        adapter.train()  # torch has just given it the mode of its module, and in eval mode a mask does not learn
         self.module.parametrizations[self.parameter].original.requires_grad_(False)
 
     def delta(self) -> Tensor:
-        """A_t B_t ⊙ M_t of the task being learned, as the present step has it: (D1, D2)."""
+        """The update of the task that is being learned, (A_t B_t) ⊙ M_t, as the present step has it: (D1, D2)."""
         return self.adapter.value()
 
     @torch.no_grad()
-    def fold(self, change: Callable[[Tensor], Tensor] = lambda delta: delta) -> Tensor:
-        """W_t = W_{t-1} + ΔW_t, written into the weight; returns ΔW_t (D1, D2) and leaves the module stock.
+    def fold(self, transform: Callable[[Tensor], Tensor] = lambda delta: delta) -> Tensor:
+        """Write W_t = W_{t-1} + ΔW_t into the weight and detach the adapter.
 
-        change: what is made of the learned ΔW_t before it is folded.
+        Args:
+            transform: applied to the learned ΔW_t before it is folded.
+
+        Returns:
+            ΔW_t, (D1, D2).
         """
         self.adapter.eval()
-        delta = change(self.adapter.delta())
+        delta = transform(self.adapter.delta())
         self.withdraw()
         self.restore(self.current + delta)
         return delta
 
     def withdraw(self) -> None:
-        """Take the adapter off and leave the weight as it was before the task.
+        """Detach the adapter and leave the weight as it was before the task.
 
-        Torch takes off all adapters of a tensor at once, so of layers that share one the first does it for all.
+        torch removes all parametrizations of a tensor at once: the first of several weights in one tensor does it.
         """
         if parametrize.is_parametrized(self.module, self.parameter):
             parametrize.remove_parametrizations(self.module, self.parameter, leave_parametrized=False)
@@ -69,14 +88,21 @@ class AdaptedWeight:
 
     @torch.no_grad()
     def restore(self, weight: Tensor) -> None:
-        """Set the present weight to an fp32 (D1, D2) tensor: what folding and resuming have in common."""
-        self.current = weight.to(self.start)
-        self.past = self.current - self.start  # Σ_{t'<t} A_t' B_t'
+        """Set the current weight, (D1, D2) in fp32, after a fold or from a stored run."""
+        self.current, self._past = weight.to(self.start), None
         self.weight.copy_(self.current)
+
+    def restart(self, weight: Tensor) -> None:
+        """Set the weight before the first task, (D1, D2), of a base that has learned tasks already."""
+        self.start, self._past = weight.to(self.start), None
 
 
 def layers_of(model: nn.Module, endings: Iterable[str]) -> list[AdaptedWeight]:
-    """The linear layers of a model whose names end so; for a U-Net's cross-attention: attn2.to_k, attn2.to_v."""
+    """The linear layers of a model whose names end in one of `endings`: attn2.to_k, attn2.to_v for cross-attention.
+
+    Raises:
+        ValueError: there is none.
+    """
     endings = tuple(endings)
     found = [AdaptedWeight(n, m) for n, m in model.named_modules() if n.endswith(endings) and isinstance(m, nn.Linear)]
     if not found:
@@ -87,24 +113,28 @@ def layers_of(model: nn.Module, endings: Iterable[str]) -> list[AdaptedWeight]:
 
 
 def parts_of(model: nn.Module, ending: str, parts: str, wanted: str) -> list[AdaptedWeight]:
-    """The wanted matrices of linear layers that store several, one below the other; of timm's ViTs K and V:
-    parts_of(vit, "attn.qkv", "qkv", "kv").
+    """Matrices that linear layers store below one another: parts_of(vit, "attn.qkv", "qkv", "kv") are K and V.
 
-    parts: a letter for each matrix, from top to bottom.
+    Args:
+        ending: of the layers' names.
+        parts: a letter for every matrix in a layer, from top to bottom.
+        wanted: the letters of those that are adapted.
     """
     found = []
     for layer in layers_of(model, [ending]):
-        each = len(layer.start) // len(parts)
+        size = len(layer.start) // len(parts)
         for part in wanted:
-            k = parts.index(part)
-            home = layer.name.removesuffix(parts)
-            found.append(AdaptedWeight(f"{home}{part}", layer.module, rows=slice(k * each, (k + 1) * each)))
+            first, prefix = parts.index(part) * size, layer.name.removesuffix(parts)
+            found.append(AdaptedWeight(f"{prefix}{part}", layer.module, rows=slice(first, first + size)))
     return found
 
 
 def every_weight(model: nn.Module, without: str = "") -> list[AdaptedWeight]:
-    """All parameters of a model, weights and biases, as layers; but for those of its part `without`."""
-    modules = dict(model.named_modules())
-    names = [name for name, _ in model.named_parameters() if not (without and name.startswith(f"{without}."))]
-    split = [name.rpartition(".") for name in names]
-    return [AdaptedWeight(f"{home}.{own}".lstrip("."), modules[home], own) for home, _, own in split]
+    """All parameters of a model, weights and biases; `without`: the name of a submodule that is left out."""
+    modules, found = dict(model.named_modules()), []
+    for name, _ in model.named_parameters():
+        if without and name.startswith(f"{without}."):
+            continue
+        module, _, parameter = name.rpartition(".")
+        found.append(AdaptedWeight(name, modules[module], parameter))
+    return found

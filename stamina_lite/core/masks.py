@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 
 class CachedPerStep(nn.Module):
-    """What the model and the penalties of a training step all ask for: computed once from `hold` to `release`."""
+    """A module whose result is computed once a training step, between `cache` and `clear_cache`.
+
+    The model's forward and the penalties of a step then share one graph.
+    """
 
     cached: Any = None
 
     def compute(self) -> Any:
-        raise TypeError(f"{type(self).__name__} computes nothing")
+        raise NotImplementedError
 
     def cache(self) -> None:
         self.cached = self.compute()
@@ -21,16 +24,16 @@ class CachedPerStep(nn.Module):
         self.cached = None
 
     def value(self) -> Any:
-        """As it is held, or else computed."""
+        """The cached result, or else a new one."""
         return self.compute() if self.cached is None else self.cached
 
 
 class Mask(CachedPerStep):
-    """A (D1, D2) mask drawn from learned logits by the Gumbel-softmax of two classes, on and off.
+    """A (D1, D2) mask from learned logits by the Gumbel-softmax of two classes, on and off.
 
-    M = GumbelSoftmax(Z, τ)[on], rounded to {0, 1} with the soft gradient kept (straight through) unless `hard` is off.
-    In `eval` there is no noise: M = 1[Z_on > Z_off]. The construction is our reconstruction [ours] of what the paper
-    says in words: hard-attention masks, made by low-rank MLPs with Gumbel-softmax [paper].
+    M = GumbelSoftmax(Z, τ)[on], rounded to {0, 1} with the gradient of the soft mask (straight-through) if `hard`.
+    In `eval` there is no noise: M = 1[Z_on > Z_off]. The paper says in words: hard-attention masks, made by low-rank
+    MLPs with Gumbel-softmax [paper]; the construction is ours [ours].
     """
 
     def __init__(self, shape: torch.Size, temperature: float = 1.0, hard: bool = True):
@@ -40,25 +43,26 @@ class Mask(CachedPerStep):
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """Z_on and Z_off, each (D1, D2)."""
-        raise TypeError(f"{type(self).__name__} defines no logits")
+        raise NotImplementedError
 
     def sample_noise(self, generator: torch.Generator, strength: float = 1.0) -> None:
-        """Draw a step's Gumbel noise where the generator is; the difference of two Gumbel variables is logistic.
+        """Sample the Gumbel noise of one step, on the generator's device.
 
-        Where it is weakened (strength below 1), a step trains fewer weights that the fold will leave out.
+        The difference of two Gumbel variables is logistic. With a strength below 1, a step trains fewer weights that
+        the fold leaves out.
         """
         noise = torch.rand(self.shape, generator=generator, device=generator.device)
         self.noise = strength * noise.clamp_(1e-6, 1 - 1e-6).logit_()
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """M (D1, D2), and L_sparse = mean(relu(Z_on)), which presses on the positive outputs of the mask network
-        [paper; this form ours].
+        """M (D1, D2), and L_sparse = mean(relu(Z_on)), a penalty on the mask network's positive outputs [paper; this
+        form ours].
         """
         on, off = self.logits()
-        return self.sample(on - off), torch.where(on > 0, on, 0).mean()  # a relu would keep a copy for its backward
+        return self.sample(on - off), torch.where(on > 0, on, 0).mean()  # relu would store a copy for its backward
 
     def sample(self, score: Tensor) -> Tensor:
-        """M of Z_on - Z_off, with the noise of this step."""
+        """M from Z_on - Z_off and the noise of this step: (D1, D2) -> (D1, D2)."""
         if self.training and self.noise is not None:
             score = score + self.noise.to(score.device)
         soft = torch.sigmoid(score / self.temperature)
@@ -68,23 +72,22 @@ class Mask(CachedPerStep):
         return binary + (soft - soft.detach()) if self.training else binary
 
     def cache(self) -> None:
-        """The noise is used up: at the size of a large model it fills as much memory as its weights."""
         super().cache()
-        self.noise = None
+        self.noise = None  # it takes as much memory as the weight
 
     def forward(self) -> Tensor:
-        """M, as the present step has it."""
+        """M of this step: (D1, D2)."""
         return self.value()[0]
 
     def sparsity(self) -> Tensor:
-        """L_sparse of the same."""
+        """L_sparse of this step: a scalar."""
         return self.value()[1]
 
 
 class MLPMask(Mask):
-    """Logits from a two-layer MLP of `rank` hidden units on a fixed random input, one input vector a row of the weight.
+    """Logits from an MLP with `rank` hidden units on fixed random inputs, one for every row of the weight. [ours]
 
-    Z[i] = relu(u_i W1 + b1) W2 + b2, u: (D1, width) never trained, Z[i]: 2 D2 numbers (on, off). [ours]
+    Z[i] = relu(u_i W1 + b1) W2 + b2; u: (D1, width) is not trained; Z[i]: 2 D2 numbers, on and off.
     """
 
     u: Tensor
@@ -105,7 +108,7 @@ class MLPMask(Mask):
 
 
 class FactorMask(Mask):
-    """Logits from plain low-rank factors, without the MLP: Z = P Q, P: (D1, k), Q: (k, 2 D2). An ablation [ours]."""
+    """Logits from low-rank factors without an MLP: Z = P Q, P: (D1, k), Q: (k, 2 D2). An ablation [ours]."""
 
     def __init__(self, shape, rank: int = 16, generator: torch.Generator | None = None, **options):
         super().__init__(shape, **options)
@@ -119,7 +122,7 @@ class FactorMask(Mask):
 
 
 class FreeMask(Mask):
-    """A free logit for every weight and class. An ablation [ours]: it costs twice the weight itself while training."""
+    """A free logit for every entry and class, twice the parameters of the weight. An ablation [ours]."""
 
     def __init__(self, shape, generator: torch.Generator | None = None, **options):
         super().__init__(shape, **options)
@@ -132,7 +135,7 @@ class FreeMask(Mask):
 
 
 class RandomMask(Mask):
-    """A fixed mask, drawn once: `density` of the weights are open, nothing of it is learned. An ablation [ours]."""
+    """A fixed random mask that lets a share `density` of the entries change. An ablation [ours]."""
 
     open: Tensor
 
@@ -141,25 +144,4 @@ class RandomMask(Mask):
         self.register_buffer("open", torch.rand(self.shape, generator=generator) < density)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        return self.open.float(), torch.zeros((), device=self.open.device)  # there is nothing to press on
-
-
-# Masks of STAMINA: boolean or {0, 1} tensors of a weight's shape.
-
-
-def density(mask: Tensor) -> float:
-    """Share of the weights that a mask lets change, in [0, 1]."""
-    return mask.double().mean().item()
-
-
-def mask_overlap(m1: Tensor, m2: Tensor) -> tuple[float, float]:
-    """Overlap |m1 ∧ m2| / |m1 ∨ m2| of two masks, and what chance would give: (overlap, chance).  [ours]
-
-    Chance is that of independent masks of the same densities p, q: pq / (p + q − pq). Both 0 when both masks are empty.
-    """
-    m1, m2 = m1.bool(), m2.bool()
-    union = density(m1 | m2)
-    if union == 0:
-        return 0.0, 0.0
-    p, q = density(m1), density(m2)
-    return density(m1 & m2) / union, p * q / (p + q - p * q)
+        return self.open.float(), torch.zeros((), device=self.open.device)

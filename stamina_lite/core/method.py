@@ -1,4 +1,4 @@
-"""What a method of continual learning may decide."""
+"""What a method of continual learning decides: the hooks that the training of a task calls."""
 
 from typing import Any
 
@@ -12,59 +12,74 @@ from .tokens import Vector
 
 
 class Method:
-    """What a method trains and what it penalises. As it stands: a low-rank change, a token row, no penalty.
+    """What a method trains and penalises. The base class is LoRA: a low-rank update, a token row, no penalty.
 
-    Hooks are called in the order in which they stand here. `model` is what learns: a `TextToImage` or a
-    `Classifier`; `pictures` are the task's own, as that model is trained on them.
+    In the hooks, `model` is the `TextToImage` or the `Classifier` that learns, and `images` are the task's training
+    images as that model gets them.
+
+    Args:
+        settings: its settings; by default those of `defaults` for text-to-image, changed by `options`.
     """
 
     name = ""
     settings: Any  # `Settings`, or `ClassSettings`
-    defaults: dict = {}  # for text-to-image; those for classification stand in `methods.registry`
-    full_finetuning = False  # every weight may change, not only K and V (of a U-Net: those of its cross-attention)
-    qkv_parts = "kv"  # which of a ViT's Q, K and V may change where not every weight may
-    joint = False  # everything is learned at once, round after round, and not one task after another
-    separate_models = False  # every concept has a model of its own, which is kept: nothing is merged
-    task_local_loss = (
-        True  # a classifier's loss compares the classes of the task with one another, not with those of the past
-    )
-    head = True  # its head is trained
+    defaults: dict = {}  # for text-to-image; those for classification are in `methods.registry`
+
+    # Both
+    full_finetuning = False  # every weight is adapted, not only K and V (in a U-Net, of its cross-attention)
+    joint = False  # all tasks are learned at once, in as many rounds as there are tasks
+
+    # Text-to-image
+    separate_models = False  # every concept has its own model, trained from the base; nothing is merged
+
+    # Classification
+    qkv_parts = "kv"  # which of a ViT's Q, K and V are adapted
+    task_local_loss = True  # the cross-entropy is over the task's classes, not over all classes seen so far
+    head = True  # the head is trained
 
     def __init__(self, settings: AdapterSettings | None = None, **options):
-        """settings: those to learn by; without them the method's defaults for text-to-image, changed by options."""
         self.settings = settings or Settings().changed(**{**self.defaults, **options})
 
-    def prompts(self, width: int, depth: int, tasks: int, generator: torch.Generator) -> Any:
-        """A `prompts.Pool` for a ViT of so many blocks, made once for all tasks, or None."""
-        return None
+    # Both, in the order in which they are called
 
-    def begin(self, model, pictures) -> None:
-        """Before a task: what the weights should be when it starts."""
-
-    def prior_images(self, model, generator: torch.Generator) -> Any:
-        """Pictures that are trained beside the concept's, weighed by `prior` if that is above zero, or None."""
-        prompts = [prompt.strip() for prompt in self.settings.prior_prompts.split(";")]
-        return model.base_pictures(prompts, self.settings.n_prior, self.settings.guidance)
-
-    def token(self, start: Tensor, generator: torch.Generator) -> nn.Module:
-        """What produces the token's row from its start (width,)."""
-        return Vector(start, generator)
+    def begin(self, model, images) -> None:
+        """Called before a task, for instance to change the weights that it starts from."""
 
     def adapter(self, layer: AdaptedWeight, generator: torch.Generator) -> Update | None:
-        """The change of a weight, or None where it stays as it is."""
+        """The update that is trained on a weight, or None to leave the weight as it is."""
         return LowRank(layer.current, min(self.settings.rank, *layer.current.shape), generator)
 
     def penalty(self, layer: AdaptedWeight) -> Tensor | None:
-        """What a layer adds to the loss, weighed by its λ: a scalar, or None."""
-        return None
-
-    def auxiliary_loss(self, model, x: Tensor, logits: Tensor) -> Tensor | None:
-        """What a batch of pictures adds to a classifier's loss: a scalar, or None. logits: (n, classes)."""
+        """A weight's term of the loss, multiplied by its λ: a scalar, or None."""
         return None
 
     def transform_update(self, delta: Tensor, task: int) -> Tensor:
-        """What of a weight's learned change is kept after the task."""
+        """The part of a weight's learned update that is folded: (D1, D2) -> (D1, D2). task counts from 1."""
         return delta
 
-    def end(self, model, pictures, generator: torch.Generator) -> None:
-        """After folding: what later tasks need to know of this one goes to `layer.memory`."""
+    def end(self, model, images, adapters: dict[str, Update], generator: torch.Generator) -> None:
+        """Called after the fold. What later tasks need goes to `layer.memory`, which is stored with a run.
+
+        Args:
+            adapters: the trained adapters by the names of their weights.
+        """
+
+    # Text-to-image
+
+    def prior_images(self, model, generator: torch.Generator) -> Any:
+        """Images that half a batch is taken from, with weight `lambda_prior`: `CaptionedLatents`, or None."""
+        return model.base_images(self.settings)
+
+    def token(self, start: Tensor, generator: torch.Generator) -> nn.Module:
+        """The module that computes the token's row, at first equal to start (width,)."""
+        return Vector(start, generator)
+
+    # Classification
+
+    def prompts(self, width: int, depth: int, tasks: int, generator: torch.Generator) -> Any:
+        """A `prompts.Pool` for a ViT of `depth` blocks, made once for all tasks, or None."""
+        return None
+
+    def auxiliary_loss(self, model, x: Tensor, logits: Tensor) -> Tensor | None:
+        """A term of the loss of a batch x (n, 3, S, S) with logits (n, classes): a scalar, or None."""
+        return None

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..core.adaptation import tensors_of
 from ..errors import UserError
 from ..runs.files import write_tensors
+from ..runs.state import state_tensors
 
 PAST = "past.safetensors"
 
 
 def save_past(folder: Path, model) -> None:
     """Of a `TextToImage`: the base weights of its layers, what is kept beside them, and its tokens."""
-    tensors = {k: v for k, v in tensors_of(model.layers).items() if k.startswith("memory.")}
+    tensors = {k: v for k, v in state_tensors(model.layers).items() if k.startswith("memory.")}
     tensors |= {f"start.{layer.name}": layer.start for layer in model.layers if layer.past.any()}
     write_tensors(folder / PAST, tensors, {"tokens": json.dumps([*model.custom])})
 
@@ -57,5 +57,4 @@ def take_up(model) -> None:
         elif tensor.shape != layer.start.shape:
             raise UserError(f"{file} is of another model ({name} has another shape): restore it, or delete it")
         else:
-            layer.start = tensor.to(layer.start)
-            layer.past = layer.current - layer.start
+            layer.restart(tensor)

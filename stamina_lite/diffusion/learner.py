@@ -1,4 +1,4 @@
-"""The continual loop: for each concept train, fold, save, generate, measure; killed, it goes on where it was."""
+"""Concepts in sequence: learn, fold, store, generate, measure. A run that was killed goes on where it was."""
 
 import hashlib
 from pathlib import Path
@@ -7,51 +7,59 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import adaptation
+from ..core.seeds import image_seed
 from ..errors import UserError
 from ..images import to_pil
 from ..methods.registry import make_method
 from ..runs import distributed
-from ..runs.devices import peak_memory
 from ..runs.files import load_task, read_record, write_json
-from ..runs.folder import Run, records_of, refuse_another_base, shown, tasks_of
+from ..runs.folder import refuse_another_base, shown, tasks_of
+from ..runs.sequence import Sequence, precision_record, step_bar
+from ..runs.state import load_state, memory_size, state_tensors
 from .concepts import Concept, set_hash
 from .evaluation import Evaluation
-from .model import Learned, TextToImage
+from .model import TextToImage
 from .vocabulary import check_tokens
 
 
-class ContinualLearner:
-    """Teaches a StableDiffusionPipeline concepts one after another, keeping no pictures.
+class ContinualLearner(Sequence):
+    """Teaches a StableDiffusionPipeline concepts one after another and keeps no images of them.
 
-    pipe: any stock pipeline, changed in place; after every `learn` it is a stock pipeline that knows one token more.
-    method: a name of `METHODS`; settings: see `Settings`.
-    out: a run folder. If it holds a run with the same settings, that run goes on; another run is refused (UserError).
+    Args:
+        pipe: any stock pipeline, changed in place. After every `learn` it is a stock pipeline with one token more.
+        method: a name of `METHODS`.
+        seed: all that random draws depend on, with the number of the task.
+        out: a run folder. If it has a run with the same settings, that run goes on.
+        about: more facts that identify the run.
+        settings: see `Settings`.
+
+    Raises:
+        UserError: `out` has another run, or a setting is wrong.
     """
+
+    needed = ("concept", "pictures")
 
     def __init__(self, pipe, method: str = "stamina", seed: int = 0, out=None, about: dict | None = None, **settings):
         self.pipe, self.method, self.seed = pipe, make_method(method, **settings), seed
         self.model = TextToImage(pipe, self.method.full_finetuning)
-        self.unet_weights = weights_of(pipe.unet)
-        self.out = self.home = Path(out) if out else None  # saved tasks are read at home, written to out
-        self.records: list[dict] = []
-        self.masks: dict[str, torch.Tensor] = {}  # those of the newest task, to see how far the next ones overlap
-        self.identity = {
+        self.unet_weights = count_parameters(pipe.unet)
+        identity = {
             "method": method,
             "settings": self.method.settings.as_dict(),
             "seed": seed,
             "base": fingerprint(pipe),
             "base_weights": fingerprint(pipe, whole=True),
-            **({} if pipe.unet.dtype == torch.float32 else {"precision": str(pipe.unet.dtype).removeprefix("torch.")}),
+            **precision_record(pipe.unet.dtype),
             **(about or {}),
         }
-        self.run = Run(self.out, self.identity, self.model.device) if self.out and distributed.first() else None
-        distributed.wait()
-        if self.out:
-            self._take_up(self.out, tasks_of(self.out))
+        self.start(out, identity)
 
     def learn(self, concept: Concept, progress: bool = True) -> dict:
-        """Learn one concept and return its record; a concept this run has learned already is not learned again."""
+        """Learn one concept and return its record. A concept that the run has learned is not learned again.
+
+        Raises:
+            UserError: the concept was learned from other images, or its token is in the tokenizer already.
+        """
         for record in self.records:
             if record["concept"] == concept.name:
                 if record["pictures"] != set_hash([concept]):
@@ -66,8 +74,8 @@ class ContinualLearner:
 
     def learn_jointly(self, concepts: list[Concept], progress: bool = True) -> list[dict]:
         """Learn all concepts at once, in as many rounds as there are concepts; returns a record a round."""
-        for done in self.records:
-            if done["pictures"] != set_hash(concepts):
+        for record in self.records:
+            if record["pictures"] != set_hash(concepts):
                 raise UserError("this run has learned other concepts, or other pictures of them: choose another --out")
         if not self.records:
             check_tokens(concepts, self.pipe.tokenizer)
@@ -77,24 +85,24 @@ class ContinualLearner:
 
     def _learn(self, concepts: list[Concept], name: str, progress: bool) -> dict:
         task = len(self.records) + 1
-        silent = not (progress and distributed.first())
-        steps, told = self.method.settings.steps, f"{task:3d} {name}"
-        with tqdm(total=steps, desc=told, unit="step", leave=False, **shown(not silent)) as bar:
-
-            def on_step(step, numbers):
-                bar.update()
-                bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
-
+        with step_bar(f"{task:3d} {name}", self.method.settings.steps, progress and distributed.first()) as on_step:
             learned = self.model.learn(concepts, self.method, self.seed, task, on_step)
-        record = self._record(concepts, name, learned, task)
-        self.records.append(record)
-        self.masks = learned.masks
-        if self.run:
-            self.run.save(record, self._tensors(learned), learned.steps)
-        return record
+        percent = 100 / self.unet_weights
+        adapted = sum(layer.start.numel() for layer in self.model.layers)
+        stored = count_parameters(self.model.unet) - self.unet_weights + memory_size(self.model.layers)
+        if self.method.separate_models:
+            stored += task * adapted
+        record = {
+            "task": task,
+            "concept": name,
+            "pictures": set_hash(concepts),
+            "n_param": {"train": percent * learned.trained, "store": percent * stored, "adapted": percent * adapted},
+            "loss": mean_of_last(learned.steps),
+        }
+        return self.finish(record, learned)
 
     def recall(self, name: str) -> None:
-        """Where every concept has a model of its own, take up that of one; elsewhere nothing is to be done."""
+        """Load the model of one concept, where every concept has its own."""
         if self.method.separate_models and len(self.records) > 1:
             if not self.home:
                 raise UserError(f"{self.method.name} keeps a model a concept: give the run a folder, out")
@@ -102,9 +110,10 @@ class ContinualLearner:
             restore(self.model, load_task(self.home / "tasks" / f"{task:03d}")[0])
 
     def generate(self, prompt: str, n: int = 4, seed: int = 0, **options) -> list[Image.Image]:
-        """n pictures of a prompt; picture k depends on (seed, k) alone.
+        """Generate n images of a prompt; image k depends on (seed, k) alone.
 
-        options: steps, guidance (the run's), batch, sampler (a name of `sampling.SAMPLERS`).
+        Args:
+            options: steps, guidance (by default the run's), batch, sampler (a name of `sampling.SAMPLERS`).
         """
         named = [r["concept"] for r in self.records if f"<{r['concept']}>" in prompt]
         if self.method.separate_models and len(named) > 1:
@@ -112,46 +121,21 @@ class ContinualLearner:
         if named:
             self.recall(named[0])
         options = {"guidance": self.method.settings.guidance, **options}
-        seeds = [(seed * 100_003 + k) % 2**63 for k in range(n)]  # as large as a generator takes
-        return to_pil(self.model.draw([prompt] * n, seeds, **options))
+        return to_pil(self.model.draw([prompt] * n, [image_seed(seed, k) for k in range(n)], **options))
 
-    def _record(self, concepts: list[Concept], name: str, learned: Learned, task: int) -> dict:
-        percent = 100 / self.unet_weights
-        adapted = sum(layer.start.numel() for layer in self.model.layers)
-        added = weights_of(self.model.unet) - self.unet_weights + (task * adapted if self.method.separate_models else 0)
-        added += adaptation.kept_beside(self.model.layers)
-        return {
-            "task": task,
-            "concept": name,
-            "pictures": set_hash(concepts),
-            **learned.numbers(),
-            "mask_overlap": adaptation.mean_overlap(self.masks, learned.masks),
-            "n_param": {"train": percent * learned.trained, "store": percent * added, "adapted": percent * adapted},
-            "loss": mean_of_last(learned.steps),
-            "seconds": learned.seconds,
-            "peak_memory": peak_memory(self.model.device),
-        }
-
-    def _tensors(self, learned: Learned) -> dict:
-        """What is saved after a task: the layers, what is kept beside them, all token rows and the newest masks."""
+    def tensors(self) -> dict:
         rows = self.model.table.weight.detach().float()
-        tensors = {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
-        tensors |= {f"mask.{name}": mask for name, mask in learned.masks.items()}
-        return adaptation.tensors_of(self.model.layers) | tensors
+        tokens = {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
+        return state_tensors(self.model.layers) | tokens
 
-    def _take_up(self, run: Path, folders: list[Path]) -> None:
-        """Stand where a run stood after the last of these tasks; nothing is written."""
-        self.home, self.records = run, records_of(folders, "concept", "pictures")
-        if folders:
-            tensors, _ = load_task(folders[-1])
-            learned = [f"token.<{record['concept']}>" for record in self.records]
-            restore(self.model, {k: tensors[k] for k in learned if k in tensors} | tensors)  # tokens in their order
-            self.masks = {k.removeprefix("mask."): v for k, v in tensors.items() if k.startswith("mask.")}
+    def load_tensors(self, tensors: dict) -> None:
+        in_order = [f"token.<{record['concept']}>" for record in self.records]
+        restore(self.model, {key: tensors[key] for key in in_order if key in tensors} | tensors)
 
 
 def restore(model: TextToImage, tensors: dict) -> None:
-    """Put a saved task's weights, what was kept beside them, and token rows into the model."""
-    adaptation.restore(model.layers, tensors)
+    """Put a stored task's weights, memory and token rows into the model."""
+    load_state(model.layers, tensors)
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         if kind == "token":
@@ -161,10 +145,15 @@ def restore(model: TextToImage, tensors: dict) -> None:
 def run_sequence(
     learner: ContinualLearner, concepts: list[Concept], evaluation: Evaluation, progress: bool = True
 ) -> dict:
-    """Learn all concepts in order, measure each just after it was learned and all at the end; returns the results.
+    """Learn all concepts in order; measure each after it was learned, and all at the end.
 
-    results.json is rewritten after every task; pictures are kept under images/after-TTT/. Of several processes the
-    first measures; the others return nothing. Raises UserError where the learner has no folder.
+    results.json is written after every task, images to images/after-TTT/. Of several processes only the first measures.
+
+    Returns:
+        The contents of results.json; in other processes than the first nothing.
+
+    Raises:
+        UserError: the learner has no folder.
     """
     if learner.out is None:
         raise UserError("a measured sequence needs a folder for its pictures and results: give the learner an out")
@@ -189,10 +178,15 @@ def run_sequence(
 
 
 def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
-    """A learner that knows what a run folder has learned, to draw with; it writes nothing there.
+    """Open a stored run to generate images or to export it. Nothing is written to it.
 
-    load(about) gives the base pipeline that run.json names. tasks: as it stood after so many of its tasks, all of them
-    where not said. Raises UserError for a damaged run, another base, or a task that was not learned yet.
+    Args:
+        run: the run's folder.
+        load: contents of run.json -> the pipeline of the base that it names.
+        tasks: the state after this number of tasks; by default after all.
+
+    Raises:
+        UserError: the run is damaged, began on another base, or has not learned so many tasks.
     """
     about = read_record(Path(run) / "run.json", "method", "settings", "seed", "base")
     if about.get("half") == "classification":
@@ -206,13 +200,14 @@ def open_run(run: Path, load, tasks: int | None = None) -> ContinualLearner:
     folders = tasks_of(Path(run))
     if tasks is not None and not 0 <= tasks <= len(folders):
         raise UserError(f"{run} has learned {len(folders)} tasks: {tasks} cannot be opened")
-    learner._take_up(Path(run), folders[:tasks])
+    learner.resume(Path(run), folders[:tasks])
     return learner
 
 
 def fingerprint(pipe, whole: bool = False) -> str:
-    """A short hash of the base's K and V weights, or of all it draws with: a run goes on only on the base it began
-    with. The first is the base's name in results; that of all weights knows their precision too.
+    """A short sha256 of a base's K and V weights, by which results name it.
+
+    whole: of all weights of the pipeline, in their precision. A run goes on only on a base with the same hash.
     """
     digest = hashlib.sha256()
     for model in (pipe.unet, pipe.vae, pipe.text_encoder) if whole else (pipe.unet,):
@@ -224,7 +219,7 @@ def fingerprint(pipe, whole: bool = False) -> str:
     return digest.hexdigest()[:16]
 
 
-def weights_of(model: torch.nn.Module) -> int:
+def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 

@@ -1,22 +1,25 @@
-"""Concepts, learned by a text-to-image model: what is frozen, what is trained, and the loss."""
+"""A stock StableDiffusionPipeline that learns concepts: what is frozen, what is trained, and the loss."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..core import tokens
-from ..core.adaptation import Adaptation, Change, check_finite, check_trained, withdraw
+from ..core.adaptation import Adaptation
 from ..core.layers import AdaptedWeight, every_weight, layers_of
 from ..core.method import Method
-from ..core.seeds import seeded
-from ..core.settings import GUIDANCE
+from ..core.seeds import Stream, seeded
+from ..core.settings import GUIDANCE, Settings
+from ..core.task import restored_on_error, train
 from ..errors import UserError
 from ..runs import distributed
+from ..runs.changes import Change, change_of
 from . import history
 from .captions import PROMPT, CaptionedLatents, caption_with_templates
 from .concepts import Concept
@@ -27,32 +30,38 @@ CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
 
 @dataclass
 class Learned(Change):
-    """What a task left: all a figure needs, and the rows of its tokens."""
+    """The outcome of a task."""
 
     rows: dict[str, Tensor] = field(default_factory=dict)  # token -> (width,)
-    steps: list[dict] = field(default_factory=list)
-    trained: int = 0  # parameters the optimizer held
+    steps: list[dict] = field(default_factory=list)  # of every step {"step", "loss", "diffusion"}
+    trained: int = 0  # number of trained parameters
     seconds: float = 0.0
 
 
 class TextToImage(Drawing):
-    """A stock StableDiffusionPipeline that learns: frozen but for K and V of its cross-attention and a task's tokens.
+    """A StableDiffusionPipeline that learns: K and V of its cross-attention and a task's tokens are trained.
 
-    full_finetuning: all weights of the U-Net may change, not only those K and V.
-    Everything trained is fp32 and everything else keeps the pipeline's precision. Images are (n, 3, H, W) in [-1, 1].
+    Everything trained is fp32; everything else is frozen and keeps the pipeline's precision. Images are (n, 3, H, W) in
+    [-1, 1].
+
+    Args:
+        pipe: a stock pipeline, changed in place. If its folder has a history, the model goes on from it.
+        full_finetuning: adapt all weights of the U-Net.
+
+    Raises:
+        UserError: the U-Net has no cross-attention, or its history is damaged.
     """
 
     def __init__(self, pipe, full_finetuning: bool = False):
         super().__init__(pipe)
         try:
-            self.layers: list[AdaptedWeight] = (
-                every_weight(self.unet) if full_finetuning else layers_of(self.unet, CROSS_ATTENTION)
-            )
+            found = every_weight(self.unet) if full_finetuning else layers_of(self.unet, CROSS_ATTENTION)
         except ValueError as error:
             raise UserError(f"this base cannot be customised: {error}") from None
+        self.layers: list[AdaptedWeight] = found
         self.before = 0  # tasks that the base has learned already, if it was exported from a run
         history.take_up(self)
-        self.prior: CaptionedLatents | None = None  # images of the base, for methods that use them
+        self.prior: CaptionedLatents | None = None  # images of the base, once a method has asked for them
 
     def learn(
         self,
@@ -62,134 +71,153 @@ class TextToImage(Drawing):
         task: int,
         on_step: Callable | None = None,
     ) -> Learned:
-        """Train on pictures of a concept, or of several, then fold: the pipeline is stock again and knows its token.
+        """Train on the images of a concept, or of several, then fold: the pipeline is stock again and has its token.
 
-        on_step(step, numbers) is called after every step. Draws depend on (seed, task) alone. Raises UserError where
-        the loss is no finite number any more.
+        Args:
+            concepts: learned together in this task.
+            seed, task: all that random draws depend on; task counts from 1.
+            on_step: called after every step with its number, from 0, and its losses.
+
+        Raises:
+            UserError: the loss or a weight is not finite. The model is then as it was before, but for the new token.
         """
         started = time.perf_counter()
         again, task = method.joint and task > 1, task + self.before
         concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
-        parts = [self.encode(c.load(self.size)) for c in concepts]
-        subjects = [c.token for c, part in zip(concepts, parts, strict=True) for _ in part]
-        own = caption_with_templates(torch.cat(parts).to(memory_format=torch.channels_last), subjects)
-        begin, inside, draw = (seeded(seed, task, k) for k in range(3))
-        made = {}
-        for concept in concepts:
-            start = tokens.random_start(self.table, self.words, begin)
-            if again:
-                start = self.table.weight[self.custom[concept.token]].detach().float().clone()
-            self.add_token(concept.token, start)
-            made[concept.token] = method.token(start, inside).to(self.device)
-        held = [layer.current for layer in self.layers]
-        try:
-            method.begin(self, own)
-            beside = method.prior_images(self, seeded(seed, task, 4)) if method.settings.lambda_prior else None
-            tokens.attach(self.table, {self.custom[name]: token for name, token in made.items()})
-            adaptation = Adaptation(self.layers, method, draw)
-            steps = self._train(own, beside, list(made.values()), adaptation, seeded(seed, task, 3), on_step)
-        except BaseException:
-            withdraw(self.layers, held)
-            if is_parametrized(self.table):
-                tokens.fold(self.table)
-            raise
-        trained = [*adaptation.parameters(), *(p for token in made.values() for p in token.parameters())]
+        latents = [self.encode(c.load(self.size)) for c in concepts]
+        subjects = [c.token for c, part in zip(concepts, latents, strict=True) for _ in part]
+        images = caption_with_templates(torch.cat(latents).to(memory_format=torch.channels_last), subjects)
+        start, init = (seeded(seed, task, stream) for stream in (Stream.TOKEN_START, Stream.TOKEN_INIT))
+        modules = self._tokens(concepts, method, start, init, again)
+        with restored_on_error(self.layers), self._tokens_folded_on_error():
+            method.begin(self, images)
+            prior = None
+            if method.settings.lambda_prior:
+                prior = method.prior_images(self, seeded(seed, task, Stream.PRIOR_IMAGES))
+            tokens.attach(self.table, {self.custom[name]: module for name, module in modules.items()})
+            adaptation = Adaptation(self.layers, method, seeded(seed, task, Stream.ADAPTERS))
+            token_parameters = [p for module in modules.values() for p in module.parameters()]
+            parameters = adaptation.parameters()
+            steps = self._train(
+                images, prior, token_parameters, adaptation, seeded(seed, task, Stream.TRAINING), on_step
+            )
         adaptation.fold(task)
         rows = tokens.fold(self.table)
-        method.end(self, own, seeded(seed, task, 5))
+        method.end(self, images, adaptation.adapters, seeded(seed, task, Stream.END_OF_TASK))
         return Learned(
-            **vars(adaptation.change()),
-            rows={name: rows[self.custom[name]] for name in made},
+            **vars(change_of(adaptation)),
+            rows={name: rows[self.custom[name]] for name in modules},
             steps=steps,
-            trained=sum(p.numel() for p in trained),
+            trained=sum(p.numel() for p in parameters + token_parameters),
             seconds=time.perf_counter() - started,
         )
 
-    def _train(self, own, beside, made, adaptation: Adaptation, draw, on_step) -> list[dict]:
+    def _tokens(
+        self, concepts: list[Concept], method: Method, start_generator, init_generator, again: bool
+    ) -> dict[str, nn.Module]:
+        """Add the concepts' tokens; token -> module that computes its row. again: it starts from its present row."""
+        modules = {}
+        for concept in concepts:
+            start = tokens.random_start(self.table, self.words, start_generator)
+            if again:
+                start = self.table.weight[self.custom[concept.token]].detach().float().clone()
+            self.add_token(concept.token, start)
+            modules[concept.token] = method.token(start, init_generator).to(self.device)
+        return modules
+
+    @contextmanager
+    def _tokens_folded_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if is_parametrized(self.table):
+                tokens.fold(self.table)
+            raise
+
+    def _train(
+        self, images: CaptionedLatents, prior: CaptionedLatents | None, token_parameters: Sequence[Tensor],
+        adaptation: Adaptation, generator: torch.Generator, on_step: Callable | None,
+    ) -> list[dict]:  # fmt: skip
+        """Every step: a batch of the images, half a batch of prior images, and this process's share of both."""
         s = adaptation.method.settings
-        factors = adaptation.parameters()
-        groups = [{"params": [p for token in made for p in token.parameters()], "lr": s.lr_token}]
-        groups += [{"params": factors, "lr": s.lr}] if factors else []
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-        # Of a loss as it is most gradients inside a U-Net in fp16 are smaller than its smallest number.
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.unet.dtype == torch.float16)
-        captions = self.tokenize([*own.captions, *(beside.captions if beside else ())])
-        batches = [s.batch, *([max(1, s.batch // 2)] if beside else [])]
-        mine, n = distributed.share(*batches), s.batch // distributed.count()
-        log = []
-        for step in range(s.steps):
-            x, told = own.pick(s.batch, draw)
-            if beside:
-                more, said = beside.pick(batches[1], draw)
-                x, told = torch.cat([x, more]), torch.cat([told, said + len(own.captions)])
-            adaptation.sample_noise(step / s.steps, draw)
-            optimizer.zero_grad()
-            with adaptation.cached():
-                errors = self.errors(x, captions, told, draw, mine)
-                diffusion = errors[:n].mean()
-                penalties = adaptation.penalties()
-                penalties += [s.lambda_prior * errors[n:].mean()] if beside else []
-                loss = diffusion + torch.stack(penalties).sum() if penalties else diffusion
-                scaler.scale(loss).backward()
-            losses = torch.stack([loss, diffusion]).detach()
-            distributed.average([losses, *(p.grad for group in groups for p in group["params"] if p.grad is not None)])
-            scaler.step(optimizer)
-            scaler.update()
-            numbers = dict(zip(("loss", "diffusion"), losses.tolist(), strict=True))
-            check_finite(numbers["loss"], step)
-            log.append({"step": step, **numbers})
-            if on_step:
-                on_step(step, numbers)
-        check_trained(groups)
-        return log
+        groups = [{"params": token_parameters, "lr": s.lr_token}]
+        if parameters := adaptation.parameters():
+            groups.append({"params": parameters, "lr": s.lr})
+        captions = self.tokenize([*images.captions, *(prior.captions if prior else ())])
+        sizes = [s.batch, *([max(1, s.batch // 2)] if prior else [])]
+        share, n = distributed.share(*sizes), s.batch // distributed.count()
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for _ in range(s.steps):
+                x, caption_ids = images.pick(s.batch, generator)
+                if prior:
+                    prior_x, prior_ids = prior.pick(sizes[1], generator)
+                    x, caption_ids = torch.cat([x, prior_x]), torch.cat([caption_ids, prior_ids + len(images.captions)])
+                yield x, caption_ids
+
+        def losses(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
+            errors = self.errors(batch[0], captions, batch[1], generator, share)
+            return errors[:n].mean(), [s.lambda_prior * errors[n:].mean()] if prior else []
+
+        return train(
+            adaptation, groups, batches(), losses, s.steps, generator, name="diffusion",
+            fp16=self.unet.dtype == torch.float16, reduce=distributed.average, on_step=on_step,
+        )  # fmt: skip
 
     def errors(
-        self, x: Tensor, captions: Tensor, told: Tensor, generator: torch.Generator, mine: slice = slice(None)
+        self, x: Tensor, captions: Tensor, caption_ids: Tensor, generator: torch.Generator, share: slice = slice(None)
     ) -> Tensor:
-        """L_diff of every picture at a random time and noise, of those that are `mine`: (n,).
+        """L_diff of every image at a random timestep and noise: (n,).
 
-        x: (n, C, h, w); captions: (m, positions) token ids; told: (n,), which one a picture is told of. A caption is
-        encoded once, however many pictures it is told of. Time and noise are drawn for all.
+        A caption is encoded once, however many images have it. Timesteps and noise are drawn for all images, also for
+        those that other processes compute.
+
+        Args:
+            x: latents, (n, C, h, w).
+            captions: token ids, (m, positions).
+            caption_ids: (n,), the row of `captions` of every image.
+            share: the images that this process computes.
         """
         scheduler = self.pipe.scheduler
         noise = torch.randn(x.shape, generator=generator).to(x)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(x),), generator=generator).to(x.device)
-        x, told, noise, t = x[mine], told[mine], noise[mine], t[mine]
-        distinct, which = told.to(captions.device).unique(return_inverse=True)
-        words = self.text(captions[distinct])[0].index_select(0, which)  # indexing adds gradients in any order
+        x, caption_ids, noise, t = x[share], caption_ids[share], noise[share], t[share]
+        distinct, inverse = caption_ids.to(captions.device).unique(return_inverse=True)
+        states = self.text(captions[distinct])[0].index_select(0, inverse)  # indexing adds gradients in any order
         noisy = scheduler.add_noise(x, noise, t).to(self.unet.dtype)
-        predicted = self.unet(noisy, t, words.to(self.unet.dtype)).sample
+        predicted = self.unet(noisy, t, states.to(self.unet.dtype)).sample
         return F.mse_loss(predicted.float(), target(scheduler, x, noise, t), reduction="none").mean((1, 2, 3))
 
-    def losses(self, pictures: CaptionedLatents, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
-        """L_diff of n pictures, one at a time, as functions: what the Fisher information is taken of."""
-        captions = self.tokenize(pictures.captions)
+    def losses(self, images: CaptionedLatents, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
+        """L_diff of n images, one at a time, as functions: the samples of the Fisher information."""
+        captions = self.tokenize(images.captions)
         for _ in range(n):
-            x, told = pictures.pick(1, generator)
+            x, caption_ids = images.pick(1, generator)
 
-            def loss(x=x, told=told) -> Tensor:
-                return self.errors(x, captions, told, generator).sum()
+            def loss(x=x, caption_ids=caption_ids) -> Tensor:
+                return self.errors(x, captions, caption_ids, generator).sum()
 
             yield loss
 
-    def base_pictures(self, prompts: list[str], n: int, guidance: float = GUIDANCE) -> CaptionedLatents:
-        """n pictures that the base drew of prompts in turn: the same for every task, run and method."""
+    def base_images(self, settings: Settings) -> CaptionedLatents:
+        """`n_prior` images that the base generates of `prior_prompts`: the same for every task, run and method."""
         if self.prior is None:
-            held = [layer.current for layer in self.layers]
+            prompts = [prompt.strip() for prompt in settings.prior_prompts.split(";")]
+            weights = [layer.current for layer in self.layers]
             for layer in self.layers:
                 layer.restore(layer.start)
-            which = [k % len(prompts) for k in range(n)]
+            ids = [k % len(prompts) for k in range(settings.n_prior)]
             try:
-                latents = self.imagine([prompts[k] for k in which], seeded(0), guidance)
+                latents = self.imagine([prompts[k] for k in ids], seeded(0), settings.guidance)
             finally:
-                for layer, weight in zip(self.layers, held, strict=True):
+                for layer, weight in zip(self.layers, weights, strict=True):
                     layer.restore(weight)
-            self.prior = CaptionedLatents(latents, prompts, torch.tensor(which)[:, None])
+            self.prior = CaptionedLatents(latents, prompts, torch.tensor(ids)[:, None])
         return self.prior
 
-    def past_pictures(self, n: int, generator: torch.Generator, guidance: float = GUIDANCE) -> CaptionedLatents | None:
-        """n pictures that the model as it is draws of its past concepts in turn; None before the second concept."""
-        past = list(self.custom)[:-1]  # the last is the concept to be learned
+    def past_images(self, n: int, generator: torch.Generator, guidance: float = GUIDANCE) -> CaptionedLatents | None:
+        """n images that the present model generates of its past concepts in turn; None before the second concept."""
+        past = list(self.custom)[:-1]  # the last one is about to be learned
         if not past:
             return None
         subjects = [past[k % len(past)] for k in range(n)]
@@ -198,7 +226,7 @@ class TextToImage(Drawing):
 
 
 def target(scheduler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the U-Net should predict, by the scheduler's own prediction type."""
+    """What the U-Net should predict, by the scheduler's prediction type: noise or velocity, (n, C, h, w)."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise

@@ -81,7 +81,7 @@ class NearestClassMean(Method):
         return None
 
     @torch.no_grad()
-    def end(self, model, pictures, generator):
+    def end(self, model, pictures, adapters, generator):
         labels = pictures.pictures.labels[pictures.places]
         parts = pictures.pictures.stream(pictures.places.split(128))
         features = torch.cat([model.features(x.to(model.device)) for x in parts])
@@ -123,7 +123,7 @@ class InfLoRA(Method):
         adapter.B.requires_grad_(False).copy_(directions)
         return adapter
 
-    def end(self, model, pictures, generator):
+    def end(self, model, pictures, adapters, generator):
         inputs = input_covariances(model, pictures)
         for layer in model.layers:
             layer.memory["space"] = grow(layer.memory.get("space"), inputs[layer.module], self.settings.threshold)
@@ -154,19 +154,14 @@ class SDLoRA(Method):
     name = "sd-lora"
     qkv_parts = "qv"
 
-    def begin(self, model, pictures):
-        self.adapters: dict[str, Decoupled] = {}
-
     def adapter(self, layer, generator):
-        rank = min(self.settings.rank, *layer.current.shape)
-        self.adapters[layer.name] = Decoupled(layer, rank, generator)
-        return self.adapters[layer.name]
+        return Decoupled(layer, min(self.settings.rank, *layer.current.shape), generator)
 
     @torch.no_grad()
-    def end(self, model, pictures, generator):
+    def end(self, model, pictures, adapters, generator):
         for layer in model.layers:
-            own, memory = self.adapters[layer.name], layer.memory
-            size = (own.A @ own.B).norm()
-            memory["A"] = torch.cat([own.A_past, own.A.detach()[None] / size.clamp_min(1e-12)])
-            memory["B"] = torch.cat([own.B_past, own.B.detach()[None]])
-            memory["alpha"] = torch.cat([own.alpha.detach(), size[None]])
+            adapter: Any = adapters[layer.name]
+            norm, memory = (adapter.A @ adapter.B).norm(), layer.memory
+            memory["A"] = torch.cat([adapter.A_past, adapter.A.detach()[None] / norm.clamp_min(1e-12)])
+            memory["B"] = torch.cat([adapter.B_past, adapter.B.detach()[None]])
+            memory["alpha"] = torch.cat([adapter.alpha.detach(), norm[None]])

@@ -51,7 +51,7 @@ class GenerativeReplay(CustomDiffusion):
     defaults = {"lr": 3e-4, "lr_token": 2e-2, "lambda_prior": 1.0}
 
     def prior_images(self, model, generator):
-        return model.past_pictures(self.settings.n_prior, generator, self.settings.guidance)
+        return model.past_images(self.settings.n_prior, generator, self.settings.guidance)
 
 
 class CustomDiffusionEWC(CustomDiffusion):
@@ -69,7 +69,7 @@ class CustomDiffusionEWC(CustomDiffusion):
             return None
         return self.settings.lambda_forget / 2 * (layer.memory["fisher"] * layer.delta().square()).sum()
 
-    def end(self, model, pictures, generator):
+    def end(self, model, pictures, adapters, generator):
         weights = [layer.weight.requires_grad_() for layer in model.layers]
         losses = model.losses(pictures, self.settings.n_prior, generator)
         for layer, fisher in zip(model.layers, fisher_diagonal(losses, weights), strict=True):
@@ -87,7 +87,7 @@ class CustomDiffusionMerge(CustomDiffusion):
         for layer in model.layers:
             layer.restore(layer.start)
 
-    def end(self, model, pictures, generator):
+    def end(self, model, pictures, adapters, generator):
         told, kept = model.token_features(), model.word_features()  # (2, width), (n, width)
         for layer in model.layers:
             answers = told @ layer.current.T  # (2, D1), of this concept's own matrix
