@@ -139,13 +139,7 @@ def unpack(archive: Path, out: Path) -> None:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()):
                     raise DownloadError(f"{archive} holds {member.name}, a link or a path outside: it is not unpacked")
-            for member in tqdm(members, desc="unpack", unit="file"):
-                if member.isdir():
-                    continue
-                to = part / member.name
-                to.parent.mkdir(parents=True, exist_ok=True)
-                with tar.extractfile(member) as source, open(to, "wb") as target:
-                    shutil.copyfileobj(source, target)
+            tar.extractall(part, tqdm(members, desc="unpack", unit="file"), filter="data")
         os.replace(part, out)
     except (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
         told = " ".join(str(error).split())

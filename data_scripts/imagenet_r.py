@@ -20,7 +20,7 @@ from pathlib import Path
 from downloads import DownloadError, check, download, unpack
 from tqdm.auto import tqdm
 
-from stamina_lite.classification.datasets import IMAGENET_R, ClassSet, class_tasks, imagenet_r, of_classes
+from stamina_lite.classification.datasets import IMAGENET_R, ClassDataset, class_tasks, imagenet_r, of_classes
 from stamina_lite.classification.image_files import read
 from stamina_lite.errors import UserError
 
@@ -85,7 +85,7 @@ def whole(out: Path) -> bool:
     return True
 
 
-def verify(found: ClassSet) -> None:
+def verify(found: ClassDataset) -> None:
     """Raises UserError where counts are not those of the public split."""
     counts = {split: len(getattr(found, split).labels) for split in IMAGENET_R}
     if counts != IMAGENET_R or len(found.classes) != 200:
@@ -96,7 +96,7 @@ def verify(found: ClassSet) -> None:
             raise UserError(f"seed {seed}: test pictures of the tasks are {tasks}, expected {wanted}")
 
 
-def look(found: ClassSet) -> None:
+def look(found: ClassDataset) -> None:
     """Read every picture, so that none breaks off a run after hours. Raises UserError for one that cannot be read."""
     files = [*found.train.files, *found.test.files]
     with ThreadPoolExecutor() as threads:

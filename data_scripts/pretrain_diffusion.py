@@ -12,6 +12,8 @@ import argparse
 import json
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +379,7 @@ def main() -> None:
         for stage in ("vae", "unet", "decoder")
     }
     args.work.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a killed training ends its drawing process too
     drawing = start_drawing(args.data, args.count, SIZE, args.drawers)
     try:
         train(args, budgets, BaseSet.begun(args.data, args.count, SIZE, drawing, FEWEST))

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from training_state import Budget, Run, rank, workers
 
-from stamina_lite.classification.datasets import Decoded, renditions, resized_crop
+from stamina_lite.classification.datasets import TensorImages, renditions, resized_crop
 from stamina_lite.measures.features import features
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -38,16 +38,16 @@ def make_vit() -> torch.nn.Module:
     return timm.create_model(ARCHITECTURE, **SHAPE)
 
 
-def read(folder: Path) -> tuple[Decoded, int]:
+def read(folder: Path) -> tuple[TensorImages, int]:
     """The pre-training pictures of data_scripts/renditions.py, without the share-alike sets, and how many classes."""
     about = json.loads((folder / "labels.json").read_text())
     kept = [k for k, icon_set in enumerate(about["icon_sets"]) if not ICON_SETS[icon_set].share_alike]
     images = np.load(folder / "images.npy", mmap_mode="r")[kept]
     labels = torch.tensor(about["labels"])[kept]
-    return Decoded(torch.from_numpy(images).permute(0, 3, 1, 2), labels), len(about["names"])
+    return TensorImages(torch.from_numpy(images).permute(0, 3, 1, 2), labels), len(about["names"])
 
 
-def teach(pictures: Decoded, work: Path) -> Tensor:
+def teach(pictures: TensorImages, work: Path) -> Tensor:
     """lite0's features of every picture, (n, 1280) fp16, computed once."""
     file = work / "teacher.npy"
     if not file.exists():
@@ -66,7 +66,7 @@ def normalised(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest_mean(vit, train: Decoded, test: Decoded) -> float:
+def nearest_mean(vit, train: TensorImages, test: TensorImages) -> float:
     """Share of test pictures whose nearest class mean of the training pictures' features is that of their class."""
     vit.eval()
     known, asked = (
@@ -78,7 +78,7 @@ def nearest_mean(vit, train: Decoded, test: Decoded) -> float:
     return ((asked @ F.normalize(means).T).argmax(1) == test.labels).float().mean().item()
 
 
-def train(pictures: Decoded, classes: int, teacher: Tensor, work: Path, steps: int, batch: int, watched) -> tuple:
+def train(pictures: TensorImages, classes: int, teacher: Tensor, work: Path, steps: int, batch: int, watched) -> tuple:
     """Class and teacher's features from one vector: cross-entropy (smoothed) and 1 - cosine; the ViT and its log.
 
     The features are told less their mean, which all pictures share. watched: a set whose nearest-class-mean accuracy is

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from scenes import base_picture
 
-from stamina_lite.classification.datasets import ClassSet, of_classes, renditions
+from stamina_lite.classification.datasets import ClassDataset, of_classes, renditions
 
 CONCEPTS = Path("stamina_lite/assets/concepts")
 SHEETS = Path("data_scripts/sheets")
@@ -39,7 +39,7 @@ def concept_sheet(names: list[str], folders: dict[str, dict]) -> Image.Image:
     return sheet(columns, names)
 
 
-def class_sheet(found: ClassSet, columns: int = 8, side: int = 32) -> Image.Image:
+def class_sheet(found: ClassDataset, columns: int = 8, side: int = 32) -> Image.Image:
     """Three training pictures and a test picture of every class, `columns` classes in a row; chosen at random."""
     draw, tiles = torch.Generator().manual_seed(0), []
     for label in range(len(found.classes)):
