@@ -21,7 +21,7 @@ from stamina_lite.diffusion.captions import PROMPT
 from stamina_lite.diffusion.evaluation import picture_seed, reference_features
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.measures.features import features
-from stamina_lite.reproduction.grids import check_seal
+from stamina_lite.reproduction.grids import verify_checksum
 from stamina_lite.runs.files import read_json, write_json
 from stamina_lite.runs.versions import versions
 
@@ -69,7 +69,7 @@ def main() -> None:
     report |= versions(torch.device("cpu"))
     for row in args.rows:
         run = args.runs / f"{row}.alternate.{args.seed}"
-        check_seal(run)
+        verify_checksum(run)
         about = read_json(run / "run.json")
         settings = {**about["settings"], **dict(args.change)}
         name = " ".join([f"{row}.{args.seed}", *(f"{key}={v}" for key, v in args.change)])

@@ -24,8 +24,8 @@ from PIL import Image
 from stamina_lite import concepts, plots
 from stamina_lite.diffusion.concepts import learned_from
 from stamina_lite.reproduction import claims, class_claims, figures, studies
-from stamina_lite.reproduction.grids import SEAL
-from stamina_lite.reproduction.results import Found, plasticity, read_cells, rows_of
+from stamina_lite.reproduction.grids import CHECKSUM_FILE
+from stamina_lite.reproduction.results import StoredRun, plasticity, read_runs, rows_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
@@ -41,7 +41,7 @@ def store(cell: Path, to: Path, kept: int) -> None:
     """Copy what tables and figures are made of: numbers whole, pictures a few and packed."""
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
-    for name in ("run.json", "results.json", SEAL):
+    for name in ("run.json", "results.json", CHECKSUM_FILE):
         if (cell / name).exists():
             shutil.copy(cell / name, to / name)
     if not cell.name.endswith(".alternate.0") or not (cell / "results.json").exists():
@@ -71,12 +71,12 @@ def save(figure: plt.Figure, file: Path, dpi: int = 110) -> None:
     print(file)
 
 
-def by_row(found: list[Found], rows: tuple[str, ...]) -> list[dict]:
+def by_row(found: list[StoredRun], rows: tuple[str, ...]) -> list[dict]:
     """Results of some rows, told by the row's name: two rows may be one method with other settings."""
-    return [{**f.results, "method": f.cell.row} for f in found if f.results and f.cell.row in rows]
+    return [{**f.results, "method": f.run.row} for f in found if f.results and f.run.row in rows]
 
 
-def figures_of_claim(found: list[Found], home: Path) -> None:
+def figures_of_claim(found: list[StoredRun], home: Path) -> None:
     for draw in (plots.plasticity, plots.forgetting, plots.accuracy):
         save(draw(by_row(found, SHOWN)), home / f"{draw.__name__}.png")
     save(plots.weight_change(by_row(found, (*SHOWN, *LAMBDAS))), home / "weight_change.png")
@@ -86,20 +86,20 @@ def figures_of_claim(found: list[Found], home: Path) -> None:
     save(figures.plane(found), home / "plane.png")
     save(figures.masks(found), home / "masks.png")
     for f in found:
-        if f.results and f.cell.name.endswith(".alternate.0"):
+        if f.results and f.run.name.endswith(".alternate.0"):
             names = figures.early_middle_late(f.results["tasks"])
             stages = ("learned", "final") if plasticity(f.results) else ("final",)  # all at once: only the end
-            sheet = plots.run_sheet(home / f.cell.name, names, stages, KEPT[LARGE], learned_from(real, KEPT[LARGE]))
-            save(sheet, home / f"sheet-{f.cell.row}.png", 80)
+            sheet = plots.run_sheet(home / f.run.name, names, stages, KEPT[LARGE], learned_from(real, KEPT[LARGE]))
+            save(sheet, home / f"sheet-{f.run.row}.png", 80)
 
 
-def figures_of_classes(found: list[Found], home: Path) -> None:
+def figures_of_classes(found: list[StoredRun], home: Path) -> None:
     """A_N of every row, and after every one of ten tasks."""
     drawn = class_claims.draw(found)
     numbers = {row: {n: drawn.number(row, n, "a_n") for n in drawn.lengths} for row in rows_of(found)}
     there = {row: {n: number for n, number in of_row.items() if number} for row, of_row in numbers.items()}
     save(plots.ranking({row: of_row for row, of_row in there.items() if of_row}), home / "ranking.png")
-    ten = [f for f in found if f.cell.way == 10]
+    ten = [f for f in found if f.run.variant == 10]
     save(plots.accuracy_curves(by_row(ten, SHOWN_CLASSES)), home / "accuracy_curves.png")
 
 
@@ -110,9 +110,9 @@ def main() -> None:
     for runs in args.runs:
         if runs.name not in KEPT:
             parser.error(f"{runs} is named after no grid: expected {', '.join(KEPT)}")
-        for seal in sorted(runs.glob(f"*/{SEAL}")):
+        for seal in sorted(runs.glob(f"*/{CHECKSUM_FILE}")):
             store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
-    found = {name: read_cells(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
+    found = {name: read_runs(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
     blocks = claims.documents(RESULTS, GRIDS) | studies.blocks(RESULTS) | class_claims.blocks(RESULTS, GRIDS)
     blocks |= step_tables.blocks(RESULTS) | class_heads.blocks(RESULTS)
     for name in DOCUMENTS:

@@ -23,7 +23,7 @@ from stamina_lite.diffusion.evaluation import picture_seed, reference_features
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.measures.features import features
 from stamina_lite.reproduction import studies
-from stamina_lite.reproduction.grids import check_seal
+from stamina_lite.reproduction.grids import verify_checksum
 from stamina_lite.runs.files import read_json, write_json
 from stamina_lite.runs.versions import versions
 
@@ -66,7 +66,7 @@ def main() -> None:
     report |= versions(torch.device("cpu"))
     for row, seed in itertools.product(args.rows, args.seeds):
         run = args.runs / f"{row}.alternate.{seed}"
-        check_seal(run)
+        verify_checksum(run)
         there = report["rows"].setdefault(row, {}).setdefault(str(seed), {})
         for task in args.tasks:
             if str(task) not in there:

@@ -22,7 +22,7 @@ from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
 from stamina_lite.images import to_pil
 from stamina_lite.measures.features import features
-from stamina_lite.reproduction.grids import check_seal
+from stamina_lite.reproduction.grids import verify_checksum
 from stamina_lite.runs.files import read_json, write_json
 from stamina_lite.runs.versions import versions
 
@@ -79,7 +79,7 @@ def main() -> None:
         if row in report["rows"]:
             continue
         run, drawn = args.runs / f"{row}.alternate.0", {}
-        check_seal(run)
+        verify_checksum(run)
         learner = open_run(run, load_recorded)
 
         def draw(pair, learner=learner, drawn=drawn):

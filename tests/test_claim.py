@@ -1,4 +1,4 @@
-"""Tables of the claim from cells whose numbers are known."""
+"""Tables of the claim from runs whose numbers are known."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from PIL import Image
 from stamina_lite.errors import UserError
 from stamina_lite.measures.intervals import Number
 from stamina_lite.reproduction import claims, class_claims, figures, studies
-from stamina_lite.reproduction.grids import SEAL, load_grid, results_hash
-from stamina_lite.reproduction.results import by_concept, difference, final, gain, of_row, plasticity, read_cells
+from stamina_lite.reproduction.grids import CHECKSUM_FILE, load_grid, results_hash
+from stamina_lite.reproduction.results import by_concept, difference, final, gain, of_row, plasticity, read_runs
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -53,14 +53,14 @@ def results(row, plasticity, final, drift, step=None, tasks=NAMES):
     }
 
 
-def write_cell(home, cell, content=None, **seal):
-    folder = home / cell.name
+def write_run(home, run, content=None, **seal):
+    folder = home / run.name
     folder.mkdir(parents=True, exist_ok=True)
     if content is not None:
         (folder / "results.json").write_text(json.dumps(content))
         (folder / "run.json").write_text("{}")
         seal = {"results": results_hash(folder), **seal}
-    (folder / SEAL).write_text(json.dumps({**cell.seal, **seal}))
+    (folder / CHECKSUM_FILE).write_text(json.dumps({**run.checksum, **seal}))
     return folder
 
 
@@ -68,7 +68,7 @@ def write_cell(home, cell, content=None, **seal):
 def grid(tmp_path):
     protocol = {"set": "mini50", "pictures": 2, "stages": [5], "guidance": 1.0, "rows": ROWS}
     entries = [{"rows": [*ROWS], "seeds": [0, 1], "orders": ["alternate"]}]
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"protocol": protocol, "cells": entries}, sort_keys=False))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"protocol": protocol, "runs": entries}, sort_keys=False))
     return tmp_path / "grid.yaml"
 
 
@@ -84,17 +84,17 @@ def home(grid, tmp_path):
         "stamina": ([t - 0.6 + n for t, n in zip(token, noise, strict=True)], [2.7] * 20, [0.1] * 20),
         "offline": (None, [1.5] * 20, None),
     }
-    for cell in load_grid(grid):
-        if cell.seed == 0 or cell.row != "offline":
-            steps = [4.0, *[1.0] * 8, *[0.1] * 11] if cell.row == "c-lora" else None
-            write_cell(tmp_path / "cells", cell, results(cell.row, *made[cell.row], steps))
+    for run in load_grid(grid):
+        if run.seed == 0 or run.row != "offline":
+            steps = [4.0, *[1.0] * 8, *[0.1] * 11] if run.row == "c-lora" else None
+            write_run(tmp_path / "runs", run, results(run.row, *made[run.row], steps))
         else:
-            write_cell(tmp_path / "cells", cell, failed="no memory")
-    return tmp_path / "cells"
+            write_run(tmp_path / "runs", run, failed="no memory")
+    return tmp_path / "runs"
 
 
 def test_gains_and_differences_are_told_concept_by_concept(home, grid):
-    found = read_cells(home, grid)
+    found = read_runs(home, grid)
     first, last = (gain(found, "c-lora", part) for part in ("first", "last"))
     assert first.mean == pytest.approx(0.8 * (1 - 1.5 / 19)) and last.mean == pytest.approx(0.8 * 1.5 / 19)
     assert first.low < first.mean < first.high
@@ -108,11 +108,11 @@ def test_gains_and_differences_are_told_concept_by_concept(home, grid):
 
 def test_runs_of_another_shuffle_are_matched_by_concept_not_by_place(home, grid):
     """Seed 1 learns backwards: a difference must compare the same concepts, and a mean over runs the same names."""
-    for cell in load_grid(grid):
-        if cell.seed == 1 and cell.row in ("ti++", "stamina"):
-            values = [float(k) + (0.5 if cell.row == "stamina" else 0.0) for k in range(20)]
-            write_cell(home, cell, results(cell.row, values, values, values, tasks=NAMES[::-1]))
-    found = read_cells(home, grid)
+    for run in load_grid(grid):
+        if run.seed == 1 and run.row in ("ti++", "stamina"):
+            values = [float(k) + (0.5 if run.row == "stamina" else 0.0) for k in range(20)]
+            write_run(home, run, results(run.row, values, values, values, tasks=NAMES[::-1]))
+    found = read_runs(home, grid)
     means = by_concept(of_row(found, "stamina"), final)
     assert means["c00"] == pytest.approx((2.7 + 19.5) / 2) and means["c19"] == pytest.approx((2.7 + 0.5) / 2)
     late = difference(found, "stamina", "ti++", plasticity, "last")
@@ -120,7 +120,7 @@ def test_runs_of_another_shuffle_are_matched_by_concept_not_by_place(home, grid)
 
 
 def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
-    lines = claims.main_table(read_cells(home, grid)).splitlines()
+    lines = claims.main_table(read_runs(home, grid)).splitlines()
     head = [c.strip() for c in lines[0].strip("|").split("|")]
     rows = {line.split("|")[1].strip(): [c.strip() for c in line.strip("|").split("|")] for line in lines[2:]}
     assert [*rows] == [*ROWS] and all(len(row) == len(head) for row in rows.values())
@@ -130,13 +130,13 @@ def test_the_table_tells_every_row_failed_cells_and_costs(home, grid):
     offline = dict(zip(head, rows["offline"], strict=True))
     assert offline["runs"] == "1 (1 failed)" and offline["F_mmd"] == "–" and offline["gain, first"] == "–"
     assert dict(zip(head, rows["lora-alone"], strict=True))["stored %"] == "9"
-    brief = claims.main_table(read_cells(home, grid), claims.BRIEF).splitlines()
+    brief = claims.main_table(read_runs(home, grid), claims.BRIEF).splitlines()
     assert [c.strip() for c in brief[0].strip("|").split("|")] == [*claims.BRIEF] and len(brief) == len(lines)
     assert next(line for line in brief if "stamina" in line).split(" | ")[2] == "2.70 [2.70, 2.70]"
 
 
 def test_what_is_learned_is_told_against_the_ceiling(home, grid):
-    lines = [line.split(" | ") for line in claims.ceiling_table(read_cells(home, grid)).splitlines()[2:]]
+    lines = [line.split(" | ") for line in claims.ceiling_table(read_runs(home, grid)).splitlines()[2:]]
     found = {line[0].removeprefix("| "): line[1:] for line in lines}
     assert set(found) == {"ti++", "c-lora", "stamina"}, "offline learns all at once"
     first, last = (float(found["c-lora"][k].split()[0]) for k in (3, 4))
@@ -145,32 +145,35 @@ def test_what_is_learned_is_told_against_the_ceiling(home, grid):
 
 
 def test_lengths_are_the_stages_of_the_runs(home, grid):
-    table = claims.length_table(read_cells(home, grid))
+    table = claims.length_table(read_runs(home, grid))
     assert table.splitlines()[0] == "| row | A_mmd, 5 | A_mmd, 20 | accuracy %, 5 | accuracy %, 20 |"
     assert re.search(r"\| stamina \| 2\.70 \[.*\| 50 \[50, 50\]", table)
 
 
 def test_claims_get_the_verdict_of_their_interval(home, grid):
     verdicts = {}
-    for line in claims.claims_table(read_cells(home, grid)).splitlines()[2:]:
+    for line in claims.claims_table(read_runs(home, grid)).splitlines()[2:]:
         entries = [c.strip() for c in line.strip("|").split("|")]
         verdicts[entries[0]] = entries[-1]
-    assert verdicts["C-LoRA's weights stop moving"] == "holds"
-    assert verdicts["C-LoRA stops being able to learn"] == "holds"
-    assert verdicts["STAMINA keeps learning"] == verdicts["STAMINA forgets as little"] == "holds"
-    assert verdicts["STAMINA knows more at the end"] == verdicts["nothing is added"] == "holds"
+    assert verdicts["C-LoRA's weights stop moving"] == "supported"
+    assert verdicts["C-LoRA stops being able to learn"] == "supported"
+    assert verdicts["STAMINA keeps learning"] == verdicts["STAMINA forgets as little"] == "supported"
+    assert verdicts["STAMINA knows more at the end"] == verdicts["nothing is added"] == "supported"
     assert verdicts["the mask does it"] == "–"
 
 
 @pytest.mark.parametrize(
     ("numbers", "side", "bound", "expected"),
     [
-        ((1.0, 0.5, 1.5), "above", 0.0, "holds"),
-        ((1.0, -0.5, 1.5), "above", 0.0, "not settled"),
-        ((-1.0, -1.5, 0.5), "above", 0.0, "does not hold"),
-        ((0.02, 0.01, 0.04), "below", 0.05, "holds"),
-        ((0.02, 0.01, 0.06), "below", 0.05, "not settled"),
-        ((0.08, 0.01, 0.16), "below", 0.05, "does not hold"),
+        ((1.0, 0.5, 1.5), "above", 0.0, "supported"),
+        ((1.0, -0.5, 1.5), "above", 0.0, "inconclusive"),
+        ((-1.0, -1.5, 0.5), "above", 0.0, "inconclusive"),
+        ((-1.0, -1.5, -0.5), "above", 0.0, "contradicted"),
+        ((0.02, 0.01, 0.04), "below", 0.05, "supported"),
+        ((0.02, 0.01, 0.06), "below", 0.05, "inconclusive"),
+        ((0.08, 0.01, 0.16), "below", 0.05, "inconclusive"),
+        ((0.08, 0.06, 0.16), "below", 0.05, "contradicted"),
+        ((0.0, 0.0, 0.0), "below", 0.0, "inconclusive"),
     ],
 )
 def test_verdicts(numbers, side, bound, expected):
@@ -180,11 +183,11 @@ def test_verdicts(numbers, side, bound, expected):
 def test_look_alikes_are_told_apart_from_people_in_general(home, grid):
     """Person 1 is taken for its look-alike as often as for itself; person 10's look-alike is not in the set."""
     seen = [[0, 0, 2, 2], [1, 1, 1, 1], [2, 2, 3, 1], [3] * 4, [4] * 4]
-    for cell in load_grid(grid):
-        if cell.row == "stamina":
+    for run in load_grid(grid):
+        if run.row == "stamina":
             values = [1.0] * 5
-            write_cell(home, cell, results("stamina", values, values, values, tasks=PEOPLE) | {"recognised_as": seen})
-    found = [f for f in read_cells(home, grid) if f.cell.row == "stamina"]
+            write_run(home, run, results("stamina", values, values, values, tasks=PEOPLE) | {"recognised_as": seen})
+    found = [f for f in read_runs(home, grid) if f.run.row == "stamina"]
     row = claims.look_alike_table(found).splitlines()[2]
     assert row == "| stamina | 50 [50, 50] | 25 [0, 50] | 6 [0, 12] |"
 
@@ -195,36 +198,35 @@ def test_numbers_are_rounded_with_their_interval_and_have_no_negative_zero():
 
 
 def test_missing_cells_are_counted_and_missing_rows_named(home, grid):
-    for cell in load_grid(grid):
-        if cell.row == "lora-alone":
-            (home / cell.name / SEAL).unlink()
+    for run in load_grid(grid):
+        if run.row == "lora-alone":
+            (home / run.name / CHECKSUM_FILE).unlink()
     assert claims.blocks(home, grid)["missing"] == (  # one of offline's has failed
-        "7 of 10 cells have been run to their end: ti++ 2 of 2, c-lora 2 of 2, stamina 2 of 2, offline 1 of 2. "
-        "None of lora-alone."
+        "7 of 10 runs have finished: ti++ 2 of 2, c-lora 2 of 2, stamina 2 of 2, offline 1 of 2. None of lora-alone."
     )
 
 
 def test_unknown_foreign_and_edited_cells_are_refused(home, grid):
-    cell = load_grid(grid)[0]
-    seal = home / cell.name / SEAL
+    run = load_grid(grid)[0]
+    seal = home / run.name / CHECKSUM_FILE
     good = seal.read_text()
     seal.write_text(json.dumps({**json.loads(good), "settings": {"lambda_forget": 9}}))
     with pytest.raises(UserError, match=r"ti\+\+.alternate.0 was run under another protocol than grid.yaml"):
-        read_cells(home, grid)
+        read_runs(home, grid)
     seal.write_text(good)
-    file = home / cell.name / "results.json"
+    file = home / run.name / "results.json"
     content = file.read_text()
     file.write_text(content.replace("3.0", "2.0", 1))
     with pytest.raises(UserError, match="was changed after its run"):
-        read_cells(home, grid)
+        read_runs(home, grid)
     file.write_text(content)
-    (home / cell.name).rename(home / "tj.alternate.0")
-    with pytest.raises(UserError, match="tj.alternate.0 is no cell of grid.yaml"):
-        read_cells(home, grid)
+    (home / run.name).rename(home / "tj.alternate.0")
+    with pytest.raises(UserError, match="tj.alternate.0 is no run of grid.yaml"):
+        read_runs(home, grid)
 
 
 def test_figures_show_every_row_that_can_be_shown(home, grid):
-    found = read_cells(home, grid)
+    found = read_runs(home, grid)
     curves = figures.gain_by_task(found, ["c-lora", "stamina"]).axes[0]
     assert [line.get_label() for line in curves.lines[:2]] == ["c-lora", "stamina"]
     assert list(curves.lines[0].get_xdata()) == [5.5, 10.5, 15.5]
@@ -337,26 +339,26 @@ def test_fewer_steps_are_told_over_tasks_in_which_both_rows_gained(home, grid):
         "| stamina | 3 of 5 | 9 [9, 9] | 9 [9, 9] |",
         "| stamina less c-lora |  | -10 [-10, -10] | 0 [0, 0] |",
     ]
-    said = claims.claims_table(read_cells(home, grid), report).splitlines()[-2:]
-    assert "early tasks | -10 [-10, -10] | holds |" in said[0] and "0 [0, 0] | does not hold |" in said[1]
+    said = claims.claims_table(read_runs(home, grid), report).splitlines()[-2:]
+    assert "early tasks | -10 [-10, -10] | supported |" in said[0] and "0 [0, 0] | inconclusive |" in said[1]
 
 
 def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home, grid):
-    found = read_cells(home, grid)
+    found = read_runs(home, grid)
     with pytest.raises(UserError, match="no pictures are kept in"):
         figures.side_by_side(found, home)
     names = ["c00", "c01", "c10", "c11", "c18", "c19"]
     assert figures.early_middle_late(NAMES) == names and figures.early_middle_late(NAMES[:3]) == NAMES[:3]
     shades = {("stamina.alternate.0", name): 100 + 10 * k for k, name in enumerate(names)}
     shades |= {("c-lora.alternate.0", name): 10 * k for k, name in enumerate([*names, "c05"])}
-    for (cell, name), shade in shades.items():
-        folder = home / cell / "images" / "after-020" / name
+    for (run, name), shade in shades.items():
+        folder = home / run / "images" / "after-020" / name
         folder.mkdir(parents=True)
         for k in range(3):
             Image.new("RGB", (4, 4), (shade + k, 0, 0)).save(folder / f"{k:02d}.png")
-    other = next(f for f in found if f.cell.name == "stamina.alternate.1")
+    other = next(f for f in found if f.run.name == "stamina.alternate.1")
     other.results["tasks"] = NAMES[::-1]  # learned in another order: not shown beside them
-    (home / other.cell.name / "images").mkdir()
+    (home / other.run.name / "images").mkdir()
     figure = figures.side_by_side(found, home, columns=2)
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes]
     assert shown == [100 * row + 10 * k + n for row in (0, 1) for k in range(6) for n in (0, 1)]  # the protocol's order

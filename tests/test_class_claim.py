@@ -1,15 +1,15 @@
-"""Tables of the classification half from cells whose numbers are known."""
+"""Tables of the classification half from runs whose numbers are known."""
 
 import pytest
 import torch
 import yaml
-from test_claim import write_cell
+from test_claim import write_run
 
 from stamina_lite import measures
 from stamina_lite.classification.datasets import class_tasks
 from stamina_lite.reproduction import class_claims as tables
 from stamina_lite.reproduction.grids import load_grid
-from stamina_lite.reproduction.results import read_cells
+from stamina_lite.reproduction.results import read_runs
 
 CLASSES, ROWS = 40, {"ub": {}, "c-lora": {"lambda_forget": 1.0}, "coda-p": {}, "stamina": {}}
 
@@ -59,17 +59,17 @@ SHARES = {  # C-LoRA and CODA-P forget a tenth a task, CODA-P knows .3 less; STA
 def grid(tmp_path):
     protocol = {"set": "renditions", "epochs": 5, "rows": ROWS}
     entries = [{"rows": [*ROWS], "seeds": [0, 1], "tasks": [2, 4]}]
-    (tmp_path / "classes.yaml").write_text(yaml.safe_dump({"protocol": protocol, "cells": entries}, sort_keys=False))
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump({"protocol": protocol, "runs": entries}, sort_keys=False))
     return tmp_path / "classes.yaml"
 
 
 @pytest.fixture
 def found(grid, tmp_path):
-    for cell in load_grid(grid):
-        if cell.seed == 0 or cell.row != "ub":
-            made = results(cell.row, cell.seed, cell.way, SHARES[cell.row])
-            write_cell(tmp_path / "classes", cell, made)
-    return read_cells(tmp_path / "classes", grid)
+    for run in load_grid(grid):
+        if run.seed == 0 or run.row != "ub":
+            made = results(run.row, run.seed, run.variant, SHARES[run.row])
+            write_run(tmp_path / "classes", run, made)
+    return read_runs(tmp_path / "classes", grid)
 
 
 def test_as_they_were_drawn_measures_are_those_of_the_run(found):
@@ -89,7 +89,7 @@ def test_draws_weigh_the_same_classes_in_every_run(found):
     picks = torch.randint(CLASSES, (tables.DRAWS, CLASSES), generator=torch.Generator().manual_seed(0))[0].tolist()
     for f in found:
         r = f.results
-        if f.cell.row != "stamina":
+        if f.run.row != "stamina":
             continue
         order, last = sum(r["tasks"], []), r["right"][-1]
         each = []
@@ -130,9 +130,9 @@ def test_tables_tell_every_row_and_verdicts(found):
     assert brief[2][2] == ub[2]
     claims = tables.claims_table(drawn).splitlines()
     said = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in claims[2:]}
-    assert said["C-LoRA knows more at the end than CODA-P"][3] == "holds"
-    assert said["STAMINA knows more at the end than C-LoRA"][3] == "does not hold"
-    assert said["STAMINA forgets less than C-LoRA"][5].strip(" |") == "holds"
+    assert said["C-LoRA knows more at the end than CODA-P"][3] == "supported"
+    assert said["STAMINA knows more at the end than C-LoRA"][3] == "contradicted"
+    assert said["STAMINA forgets less than C-LoRA"][5].strip(" |") == "supported"
     assert "STAMINA's mask helps" not in said, "no run without the mask is there"
     detail = next(line for line in tables.detail_table(drawn, 4).splitlines() if "stamina" in line).split(" | ")
     assert detail[4:] == ["1", "0.5", "2.0", "10", "0.20", "0.10 |"]
@@ -142,6 +142,6 @@ def test_tables_tell_every_row_and_verdicts(found):
 def test_documents_get_the_tables_of_what_is_stored(found, tmp_path):
     blocks = tables.blocks(tmp_path, tmp_path)
     assert {*blocks} == {"classes", *(f"classes_{name}" for name in ("brief", "detail", "pairs", "claims", "missing"))}
-    assert blocks["classes_missing"].startswith("14 of 16 cells") and "ub 2 of 4" in blocks["classes_missing"]
+    assert blocks["classes_missing"].startswith("14 of 16 runs") and "ub 2 of 4" in blocks["classes_missing"]
     assert blocks["classes_detail"] == tables.detail_table(tables.draw(found), 4), "ten tasks, or the most there are"
     assert tables.blocks(tmp_path / "classes", tmp_path) == {}

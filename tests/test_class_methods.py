@@ -224,12 +224,12 @@ def test_a_class_method_starts_from_what_was_chosen_for_it(name):
 
 
 def test_the_grid_runs_every_class_method_from_what_was_chosen():
-    cells = load_grid(ROOT / "notebooks" / "params" / "classes.yaml")
-    assert {cell.row for cell in cells} == {*CLASS_METHODS, "coda-p-slow-head"}
-    assert {(cell.way, cell.seed) for cell in cells if cell.row == "stamina"} == {
+    runs = load_grid(ROOT / "notebooks" / "params" / "classes.yaml")
+    assert {run.row for run in runs} == {*CLASS_METHODS, "coda-p-slow-head"}
+    assert {(run.variant, run.seed) for run in runs if run.row == "stamina"} == {
         (tasks, seed) for tasks in (5, 10, 20) for seed in range(5)
     }
-    for cell in cells:
-        method, settings = cell.method()
+    for run in runs:
+        method, settings = run.method()
         same = make_class_method(method, **settings).settings == make_class_method(method).settings
-        assert same == (cell.row != "coda-p-slow-head")
+        assert same == (run.row != "coda-p-slow-head")

@@ -1,4 +1,4 @@
-"""A grid's cells: what they run, that each stands alone, and that changed results are refused."""
+"""A grid's runs: what they run, that each stands alone, and that changed results are refused."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from stamina_lite import cli
 from stamina_lite.errors import UserError
 from stamina_lite.methods.registry import METHODS
-from stamina_lite.reproduction.grids import SEAL, check_seal, load_grid, results_hash
+from stamina_lite.reproduction.grids import CHECKSUM_FILE, load_grid, results_hash, verify_checksum
 from stamina_lite.reproduction.notebooks import reproduce
 from stamina_lite.reproduction.report import write_report
 
@@ -22,39 +22,39 @@ ROWS = {
 
 def write_grid(file, rows=("lora",), seeds=(0,), orders=("alternate",), **changed):
     protocol = {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": ROWS, **changed}
-    cells = [{"rows": [*rows], "seeds": [*seeds], "orders": [*orders]}]
-    file.write_text(yaml.safe_dump({"protocol": protocol, "cells": cells}))
+    runs = [{"rows": [*rows], "seeds": [*seeds], "orders": [*orders]}]
+    file.write_text(yaml.safe_dump({"protocol": protocol, "runs": runs}))
     return file
 
 
 def test_cells_are_rows_times_seeds_times_orders_in_the_files_order(tmp_path):
     file = write_grid(tmp_path / "g.yaml", ["lora", "c-lora-strong"], [0, 2], ["alternate", "people first"])
-    cells = load_grid(file)
-    assert [c.name for c in cells][:3] == ["lora.alternate.0", "c-lora-strong.alternate.0", "lora.alternate.2"]
-    assert cells[-1].name == "c-lora-strong.people-first.2" and len(cells) == 8
-    assert cells[1].method() == ("c-lora", {"lambda_forget": 30.0, "steps": 1, "batch": 1})
+    runs = load_grid(file)
+    assert [c.name for c in runs][:3] == ["lora.alternate.0", "c-lora-strong.alternate.0", "lora.alternate.2"]
+    assert runs[-1].name == "c-lora-strong.people-first.2" and len(runs) == 8
+    assert runs[1].method() == ("c-lora", {"lambda_forget": 30.0, "steps": 1, "batch": 1})
 
 
 def test_the_protocols_hash_changes_with_what_is_run_and_not_with_which_cells(tmp_path):
     hashes = [
-        load_grid(write_grid(tmp_path / "g.yaml", **change))[0].seal["protocol"]
+        load_grid(write_grid(tmp_path / "g.yaml", **change))[0].checksum["protocol"]
         for change in ({}, {"rows": ["c-lora-strong"]}, {"pictures": 3}, {"guidance": 2.0})
     ]
     assert hashes[0] == hashes[1] and len(set(hashes)) == 3
 
 
-def write_cell(folder, protocol="p", **settings):
-    """A sealed cell without results."""
+def write_run(folder, protocol="p", **settings):
+    """A sealed run without results."""
     folder.mkdir()
     (folder / "run.json").write_text('{"method": "lora"}')
     seal = {"cell": folder.name, "row": "lora", "settings": settings, "protocol": protocol}
-    (folder / SEAL).write_text(json.dumps(seal | {"results": results_hash(folder)}))
+    (folder / CHECKSUM_FILE).write_text(json.dumps(seal | {"results": results_hash(folder)}))
 
 
 @pytest.mark.parametrize("other", [{"protocol": "q"}, {"steps": 9}])
 def test_cells_of_two_protocols_are_not_reported_together(tmp_path, other):
     for k, change in enumerate(({}, {}, other)):
-        write_cell(tmp_path / f"lora.alternate.{k}", **{"steps": 3, **change})
+        write_run(tmp_path / f"lora.alternate.{k}", **{"steps": 3, **change})
     write_report([tmp_path / f"lora.alternate.{k}" for k in (0, 1)], tmp_path / "r.html")
     with pytest.raises(UserError, match="lora.alternate.0 and .*lora.alternate.2 were run under different protocols"):
         write_report([tmp_path], tmp_path / "r.html")
@@ -77,14 +77,14 @@ def test_what_cannot_be_run_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"protocol": {}, "cells": []}, "is no grid: expected cells, and a protocol of set, pictures"),
-        ({"cells": []}, "is no grid"),
+        ({"protocol": {}, "runs": []}, "is no grid: expected runs, and a protocol of set, pictures"),
+        ({"runs": []}, "is no grid"),
         ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": {"x": {"method": "y"}}},
-          "cells": [{"rows": ["x"], "seeds": [0], "orders": ["alternate"]}]}, "unknown method y"),
+          "runs": [{"rows": ["x"], "seeds": [0], "orders": ["alternate"]}]}, "unknown method y"),
         ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": {"lora": {"rnak": 1}}},
-          "cells": [{"rows": ["lora"], "seeds": [0], "orders": ["alternate"]}]}, "unknown setting rnak"),
+          "runs": [{"rows": ["lora"], "seeds": [0], "orders": ["alternate"]}]}, "unknown setting rnak"),
         ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": ROWS},
-          "cells": [{"rows": ["lora"], "seed": 0}]}, "no group of cells"),
+          "runs": [{"rows": ["lora"], "seed": 0}]}, "no group of runs"),
     ],
 )  # fmt: skip
 def test_a_damaged_grid_is_refused(tmp_path, content, message):
@@ -97,7 +97,7 @@ def test_the_small_claim_has_every_method_at_the_settings_of_the_large_one():
     params = Path(__file__).parents[1] / "notebooks" / "params"
     small, large = (load_grid(params / f"{name}.yaml") for name in ("claim10", "claim50"))
     twin = {"stamina-neither"}  # C-LoRA at STAMINA's settings: the row c-lora-strong
-    assert {cell.method()[0] for cell in small} == {*METHODS} - twin and {cell.seed for cell in small} == {0}
+    assert {run.method()[0] for run in small} == {*METHODS} - twin and {run.seed for run in small} == {0}
     rows, others = small[0].protocol["rows"], large[0].protocol["rows"]
     assert {*others} <= {*rows}
     for row in others:
@@ -112,17 +112,17 @@ def test_a_grid_runs_seals_and_keeps_its_cells_and_names_what_failed(tmp_path, c
     assert reproduce(str(file), out) == ["broken.alternate.0"]
     said = capsys.readouterr().out
     assert "FAILED  broken.alternate.0: see" in said and "done    lora.alternate.0" in said
-    assert "failed" in json.loads((out / "broken.alternate.0" / SEAL).read_text())
+    assert "failed" in json.loads((out / "broken.alternate.0" / CHECKSUM_FILE).read_text())
     assert "holds another run" in (out / "broken.alternate.0.log").read_text()
     done = out / "lora.alternate.0"
-    seal = check_seal(done)
-    assert seal["row"] == "lora" and seal["protocol"] == load_grid(file)[0].seal["protocol"]
+    seal = verify_checksum(done)
+    assert seal["row"] == "lora" and seal["protocol"] == load_grid(file)[0].checksum["protocol"]
     assert json.loads((done / "run.json").read_text())["settings"]["rank"] == 1
 
     assert reproduce(str(write_grid(file)), out) == [] and "kept    lora.alternate.0" in capsys.readouterr().out
     (done / "results.json").write_text((done / "results.json").read_text().replace("0", "1", 1))
     with pytest.raises(UserError, match="lora.alternate.0 was changed after its run: restore it"):
-        check_seal(done)
+        verify_checksum(done)
     assert cli.main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 2
     assert "was changed after its run" in capsys.readouterr().err
 
@@ -131,10 +131,10 @@ CLASSES = {"protocol": {"set": "tuning", "epochs": 1, "rows": {"lora": {"rank": 
 
 
 def test_a_grid_of_classes_counts_tasks(tmp_path):
-    cells = [{"rows": ["lora", "strong"], "seeds": [0, 3], "tasks": [5, 10]}]
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump({**CLASSES, "cells": cells}))
+    runs = [{"rows": ["lora", "strong"], "seeds": [0, 3], "tasks": [5, 10]}]
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump({**CLASSES, "runs": runs}))
     found = load_grid(tmp_path / "g.yaml")
-    assert [cell.name for cell in found][:3] == ["lora.5.0", "strong.5.0", "lora.5.3"] and len(found) == 8
+    assert [run.name for run in found][:3] == ["lora.5.0", "strong.5.0", "lora.5.3"] and len(found) == 8
     assert found[3].arguments() == ["tuning", "--seed", "3", "--tasks", "5", "--epochs", "1"]
     assert found[3].method() == ("c-lora", {})
 
@@ -148,6 +148,6 @@ def test_a_grid_of_classes_counts_tasks(tmp_path):
     ],
 )
 def test_a_damaged_grid_of_classes_is_refused(tmp_path, group, message):
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump({**CLASSES, "cells": [group]}))
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump({**CLASSES, "runs": [group]}))
     with pytest.raises(UserError, match=message):
         load_grid(tmp_path / "g.yaml")

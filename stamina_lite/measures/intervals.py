@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import measures
-
 
 def mean_interval(values: Sequence[float], *, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of the mean of independent values, such as one a concept.  [ours]
@@ -28,7 +26,7 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Number:
-    """A mean over concepts with its interval."""
+    """A mean with its 95 % interval."""
 
     mean: float
     low: float
@@ -52,4 +50,4 @@ def number(values: dict[str, float]) -> Number | None:
     if not values:
         return None
     each = [values[name] for name in sorted(values)]
-    return Number(sum(each) / len(each), *measures.mean_interval(each))
+    return Number(sum(each) / len(each), *mean_interval(each))

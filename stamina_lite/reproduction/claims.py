@@ -5,11 +5,11 @@ from pathlib import Path
 from ..measures.intervals import Number, mean_of_pairs, number
 from ..runs.files import read_json
 from . import studies
-from .grids import Cell, load_grid
+from .grids import GridRun, load_grid
 from .results import (
     ENDS,
     TOKEN,
-    Found,
+    StoredRun,
     Value,
     accuracy,
     by_concept,
@@ -20,7 +20,7 @@ from .results import (
     learned,
     of_row,
     plasticity,
-    read_cells,
+    read_runs,
     rows_of,
 )
 from .tables import shown, table
@@ -31,7 +31,7 @@ BRIEF = "row", "runs", "A_mmd", "F_mmd", "accuracy %", "when learned %"  # colum
 LOOK_ALIKES = ("01", "02"), ("03", "04"), ("10", "11"), ("18", "19")  # people with the same hair and another skin
 
 
-def main_table(found: list[Found], only: tuple[str, ...] = ()) -> str:
+def main_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
     """Every row: what is known at the end, what was forgotten, what was learned, and what it costs.
 
     only: the columns that are wanted, all where none is named.
@@ -40,7 +40,7 @@ def main_table(found: list[Found], only: tuple[str, ...] = ()) -> str:
     head += ["trained %", "stored %", "s a concept"]
     lines = []
     for row in rows_of(found):
-        runs, failed = of_row(found, row), [f for f in found if f.cell.row == row and f.failed]
+        runs, failed = of_row(found, row), [f for f in found if f.run.row == row and f.failed]
         count = str(len(runs)) + (f" ({len(failed)} failed)" if failed else "")
         if not runs:
             lines.append([row, count, *["–"] * (len(head) - 2)])
@@ -63,7 +63,7 @@ def main_table(found: list[Found], only: tuple[str, ...] = ()) -> str:
     return table([head[k] for k in wanted], [[line[k] for k in wanted] for line in lines])
 
 
-def length_table(found: list[Found]) -> str:
+def length_table(found: list[StoredRun]) -> str:
     """A_mmd and accuracy after as many concepts as the protocol's stages say."""
     lengths = sorted({int(n) for f in found if f.results for n in f.results["stages"]})
     head = ["row", *(f"A_mmd, {n}" for n in lengths), *(f"accuracy %, {n}" for n in lengths)]
@@ -84,7 +84,7 @@ def at_stage(n: int, key: str) -> Value:
     return lambda r: r["stages"][str(n)][key]
 
 
-def pair_table(found: list[Found], pairs: list[tuple[str, str]]) -> str:
+def pair_table(found: list[StoredRun], pairs: list[tuple[str, str]]) -> str:
     """One row less another, concept by concept: negative A_mmd and F_mmd and positive accuracy are better."""
     head = ["", "A_mmd", "F_mmd", "accuracy, points", "when learned, points"]
     head += ["MMD² when learned, first", "MMD² when learned, last"]
@@ -97,7 +97,7 @@ def pair_table(found: list[Found], pairs: list[tuple[str, str]]) -> str:
     return table(head, lines)
 
 
-def ceiling_table(found: list[Found]) -> str:
+def ceiling_table(found: list[StoredRun]) -> str:
     """How far a row stays behind LoRA alone on the same concepts, just learned: what a long past costs it.
 
     Accuracy in points (negative: recognised less often than the ceiling) and MMD² (positive: less like the real ones).
@@ -113,7 +113,7 @@ def ceiling_table(found: list[Found]) -> str:
     return table(head, lines)
 
 
-def look_alike_table(found: list[Found]) -> str:
+def look_alike_table(found: list[StoredRun]) -> str:
     """Interference of concepts that are alike: whom the final model's pictures of four pairs of people are taken for.
 
     A pair has the same hair, head and style, and another skin. The last column is the mean share of any one other
@@ -185,7 +185,7 @@ CLAIMS = (  # the paper's sentence; what is measured for it; how; on which side 
 )
 
 
-def claims_table(found: list[Found], speed: dict | None = None) -> str:
+def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
     """The paper's claims as PROTOCOL.md puts them: the number with its interval, and the verdict.
 
     speed: what benchmarks/learning_speed.py has stored, for the claim that is measured apart from the grid.
@@ -197,7 +197,9 @@ def claims_table(found: list[Found], speed: dict | None = None) -> str:
     stored = [f.results["n_param"]["store"] for f in of_row(found, STAMINA)]
     if stored:
         kept = f"{max(stored):.3g} % of the U-Net"
-        lines.append(["nothing is added", "stored beside the model", kept, "does not hold" if any(stored) else "holds"])
+        lines.append(
+            ["nothing is added", "stored beside the model", kept, "contradicted" if any(stored) else "supported"]
+        )
     if speed:
         for when in ("early", "late"):
             fewer = studies.fewer_steps(speed, STAMINA, C_LORA, when == "late")
@@ -206,7 +208,7 @@ def claims_table(found: list[Found], speed: dict | None = None) -> str:
     return table(["claim", "what is measured", "number", "verdict"], lines)
 
 
-def shrinking(found: list[Found], row: str) -> Number | None:
+def shrinking(found: list[StoredRun], row: str) -> Number | None:
     """‖ΔW_t‖ of the last fifth of tasks in parts of the mean of as many tasks from the second, run by run."""
     pairs = []
     for f in of_row(found, row):
@@ -217,7 +219,7 @@ def shrinking(found: list[Found], row: str) -> Number | None:
     return number(mean_of_pairs(pairs))
 
 
-def fall_of_gain(found: list[Found], row: str, other: str) -> Number | None:
+def fall_of_gain(found: list[StoredRun], row: str, other: str) -> Number | None:
     """(gain first - gain last) of a row less the same of another, which began every concept anew.
 
     The rows' own token baselines cancel: it is (other - row) of the MMD² just learned, first less last. First and last
@@ -232,18 +234,18 @@ def fall_of_gain(found: list[Found], row: str, other: str) -> Number | None:
 
 
 def verdict(value: Number | None, want: str, bound: float = 0.0) -> str:
-    """holds: the whole interval is on the wanted side of the bound; not settled: only the mean is."""
+    """supported: the whole interval is on the wanted side of the bound; contradicted: on the other side; inconclusive:
+    the interval contains the bound.
+    """
     if value is None:
         return "–"
-    mean, low, high = ((v - bound) * (1 if want == "above" else -1) for v in (value.mean, value.low, value.high))
-    if min(low, high) > 0:
-        return "holds"
-    return "not settled" if mean > 0 else "does not hold"
+    low, high = sorted((v - bound) * (1 if want == "above" else -1) for v in (value.low, value.high))
+    return "supported" if low > 0 else "contradicted" if high < 0 else "inconclusive"
 
 
 def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str]:
     """Every table, by the name under which documents show it. speed: see claims_table."""
-    found = read_cells(folder, grid)
+    found = read_runs(folder, grid)
     there = rows_of(found)
     pairs = [(row, other) for row, other in ((STAMINA, C_LORA), (STAMINA, TOKEN), (C_LORA, TOKEN), (C_LORA, "lora"))]
     pairs += [(STAMINA, "offline")]
@@ -262,17 +264,17 @@ def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str
 
 def documents(results: Path, grids: Path) -> dict[str, str]:
     """The tables that documents show of the claim: those of the large grid, and of the small one every row's."""
-    small = read_cells(results / "claim10", grids / "claim10.yaml")
+    small = read_runs(results / "claim10", grids / "claim10.yaml")
     speed = results / "learning_speed.json"
     large = blocks(results / "claim50", grids / "claim50.yaml", read_json(speed) if speed.exists() else None)
     return large | {"small": main_table(small)}
 
 
-def missing(found: list[Found], wanted: list[Cell]) -> str:
-    """How many cells of each row have been run, and which rows have none."""
-    rows = {cell.row: sum(c.row == cell.row for c in wanted) for cell in wanted}
-    run = {row: len(of_row(found, row)) for row in rows}
-    told = f"{sum(run.values())} of {len(wanted)} cells have been run to their end"
-    begun = ", ".join(f"{row} {n} of {rows[row]}" for row, n in run.items() if n)
-    none = ", ".join(row for row, n in run.items() if not n)
-    return f"{told}{': ' + begun if begun else ''}.{f' None of {none}.' if none else ''}"
+def missing(found: list[StoredRun], wanted: list[GridRun]) -> str:
+    """How many runs of each row have finished, and which rows have none."""
+    rows = {run.row: sum(other.row == run.row for other in wanted) for run in wanted}
+    finished = {row: len(of_row(found, row)) for row in rows}
+    summary = f"{sum(finished.values())} of {len(wanted)} runs have finished"
+    begun = ", ".join(f"{row} {n} of {rows[row]}" for row, n in finished.items() if n)
+    none = ", ".join(row for row, n in finished.items() if not n)
+    return f"{summary}{': ' + begun if begun else ''}.{f' None of {none}.' if none else ''}"

@@ -16,7 +16,7 @@ from ..measures.intervals import Number
 from ..runs.files import read_json
 from .claims import missing, verdict
 from .grids import load_grid
-from .results import Found, of_row, read_cells, rows_of
+from .results import StoredRun, of_row, read_runs, rows_of
 from .studies import tuning_table
 from .tables import shown, table
 
@@ -29,9 +29,9 @@ BRIEF = tuple("ub ft ewc coda-p lora c-lora stamina stamina-no-mask ncm c-lora-m
 
 @dataclass(frozen=True)
 class Drawn:
-    """Cells, and of each the measures of MEASURES in every draw: (row, tasks, seed) -> name -> (1 + DRAWS,)."""
+    """Runs, and of each the measures of MEASURES in every draw: (row, tasks, seed) -> name -> (1 + DRAWS,)."""
 
-    found: list[Found]
+    found: list[StoredRun]
     measures: dict[tuple[str, int, int], dict[str, Tensor | None]]
 
     @property
@@ -53,12 +53,12 @@ class Drawn:
         return number({seed: mine[seed] - theirs[seed] for seed in mine if seed in theirs})
 
 
-def draw(found: list[Found]) -> Drawn:
-    """Classes drawn anew, in all cells the same."""
+def draw(found: list[StoredRun]) -> Drawn:
+    """Resampled classes, the same in all runs."""
     measures = {}
     for f in found:
         if f.results:
-            R, key = accuracies(f.results), (f.cell.row, int(f.cell.way), f.cell.seed)
+            R, key = accuracies(f.results), (f.run.row, int(f.run.variant), f.run.seed)
             measures[key] = {name: measure(R) for name, measure in MEASURES.items()}
     return Drawn(found, measures)
 
@@ -123,7 +123,7 @@ def main_table(drawn: Drawn, only: tuple[str, ...] = (), measures: tuple[str, ..
     for row in rows_of(drawn.found):
         if only and row not in only:
             continue
-        runs = " + ".join(str(sum(f.cell.way == n for f in of_row(drawn.found, row))) for n in ways)
+        runs = " + ".join(str(sum(f.run.variant == n for f in of_row(drawn.found, row))) for n in ways)
         numbers = [drawn.number(row, n, measure) for measure in measures for n in ways]
         lines.append([row, runs, *(shown(v, 1) for v in numbers)])
     return table(head, lines)
@@ -135,23 +135,23 @@ def detail_table(drawn: Drawn, tasks: int) -> str:
     head += ["open %", "overlap", "by chance"]
     lines = []
     for row in rows_of(drawn.found):
-        results = [f.results for f in of_row(drawn.found, row) if f.cell.way == tasks]
+        results = [f.results for f in of_row(drawn.found, row) if f.run.variant == tasks]
         if not results:
             continue
-        cells = [shown(drawn.number(row, tasks, "learned"), 1)]
+        values = [shown(drawn.number(row, tasks, "learned"), 1)]
         for key in ("a_n_running", "f_n_chaudhry"):
             each = [r[key] for r in results if r[key] is not None]
-            cells.append(f"{sum(each) / len(each):.1f}" if each else "–")
+            values.append(f"{sum(each) / len(each):.1f}" if each else "–")
         cost = results[0]["n_param"]
         minutes = sum(sum(r["seconds"]) for r in results) / len(results) / 60
-        cells += [f"{cost['train']:.3g}", f"{cost['store']:.3g}", f"{minutes:.1f}"]
+        values += [f"{cost['train']:.3g}", f"{cost['store']:.3g}", f"{minutes:.1f}"]
         opened = [100 * share for r in results for share in r["mask_density"] if share is not None]
         shared = [pair for r in results for pair in r["mask_overlap"] if pair]
-        cells.append(f"{sum(opened) / len(opened):.0f}" if opened else "–")
-        cells += [
+        values.append(f"{sum(opened) / len(opened):.0f}" if opened else "–")
+        values += [
             f"{sum(p[key] for p in shared) / len(shared):.2f}" if shared else "–" for key in ("overlap", "chance")
         ]
-        lines.append([row, *cells])
+        lines.append([row, *values])
     return table(head, lines)
 
 
@@ -205,7 +205,7 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
     tuned = {file.stem: read_json(file) for file in sorted((results / "tuning-classes").glob("*.json"))}
     tables = {"classes_tuning": tuning_table(tuned, "a_n", 1)} if tuned else {}
     grid = grids / "classes.yaml"
-    found = read_cells(results / "classes", grid) if grid.exists() else []
+    found = read_runs(results / "classes", grid) if grid.exists() else []
     if not found:
         return tables
     drawn = draw(found)

@@ -1,4 +1,4 @@
-"""The figures of the claim, drawn from a grid's stored cells alone: every function returns a matplotlib Figure."""
+"""The figures of the claim, drawn from a grid's stored runs alone: every function returns a matplotlib Figure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +12,12 @@ from ..errors import UserError
 from ..measures.intervals import Number, mean_interval, number
 from ..plots.concepts import kept_pictures, sheet
 from ..plots.style import colour, name_points
-from .results import TOKEN, Found, by_concept, drift, gain, gains_by_task, of_row, rows_of
+from .results import TOKEN, StoredRun, by_concept, drift, gain, gains_by_task, of_row, rows_of
 
 WINDOW = 10  # tasks in a point of a curve
 
 
-def gain_by_task(found: list[Found], rows: list[str]) -> Figure:
+def gain_by_task(found: list[StoredRun], rows: list[str]) -> Figure:
     """What weights add to the token alone just after learning, against the task: where it falls, a model saturates.
 
     A point is the mean over ten tasks and all runs, the band its 95 % interval over concepts. Zero, the grey line, is
@@ -43,7 +43,7 @@ def gain_by_task(found: list[Found], rows: list[str]) -> Figure:
     return figure
 
 
-def plane(found: list[Found]) -> Figure:
+def plane(found: list[StoredRun]) -> Figure:
     """Every method by what it learns beyond the token (across) and what it forgets (up), with 95 % intervals.
 
     Names stand at the right in the order of forgetting. Best is the lower right. At the left edge a method forgets
@@ -71,20 +71,22 @@ def arms(value: Number) -> list[list[float]]:
 
 
 def side_by_side(
-    found: list[Found], home: Path, columns: int = 2, real: Mapping[str, list[Image]] | None = None
+    found: list[StoredRun], home: Path, columns: int = 2, real: Mapping[str, list[Image]] | None = None
 ) -> Figure:
-    """The same concepts by the final model of every row of which pictures are kept: a line a row, from the same noise.
+    """Images of the same concepts by the final model of every row that has stored images, from the same noise.
 
-    home: the folder of the cells. `columns` pictures of each of the first cell's `early_middle_late` concepts; cells
-    that learned in another order are left out. real: pictures they were learned from, shown above all.
+    Args:
+        home: the folder of the runs. Runs whose order of concepts is not that of the first one are left out.
+        columns: images of each of the `early_middle_late` concepts.
+        real: images that the concepts were learned from, for a line at the top.
     """
-    kept = [f for f in found if f.results and (home / f.cell.name / "images").is_dir()]
+    kept = [f for f in found if f.results and (home / f.run.name / "images").is_dir()]
     if not kept:
-        raise UserError(f"no pictures are kept in {home}: run its cells first")
+        raise UserError(f"no pictures are kept in {home}: run its grid first")
     tasks = kept[0].results["tasks"]
     kept, names = [f for f in kept if f.results["tasks"] == tasks], early_middle_late(tasks)
-    lines = [[p for n in names for p in kept_pictures(home / f.cell.name, len(tasks), n)[:columns]] for f in kept]
-    titles = [f.cell.row for f in kept]
+    lines = [[p for n in names for p in kept_pictures(home / f.run.name, len(tasks), n)[:columns]] for f in kept]
+    titles = [f.run.row for f in kept]
     if real:
         lines, titles = [[p for n in names for p in real[n][:columns]], *lines], ["real", *titles]
     figure = sheet(lines, titles)
@@ -99,7 +101,7 @@ def early_middle_late(tasks: list[str]) -> list[str]:
     return list(dict.fromkeys([*tasks[:2], *tasks[middle : middle + 2], *tasks[-2:]]))
 
 
-def masks(found: list[Found], row: str = "stamina") -> Figure:
+def masks(found: list[StoredRun], row: str = "stamina") -> Figure:
     """Left: how open a task's masks are, and how much of the past weights' mass they touch. Right: overlap and chance.
 
     Both against the task, mean over layers and runs. Touching less than the density means avoiding the past. Raises
@@ -107,7 +109,7 @@ def masks(found: list[Found], row: str = "stamina") -> Figure:
     """
     results = [f.results for f in of_row(found, row)]
     if not results:
-        raise UserError(f"no run of {row} is stored: run its cells first")
+        raise UserError(f"no run of {row} is stored: run its grid first")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     tasks = range(1, len(results[0]["tasks"]) + 1)
 

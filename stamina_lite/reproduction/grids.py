@@ -1,8 +1,8 @@
-"""A claim as a grid: many `bench` runs under one protocol, each a cell that stands alone, can be resumed and is sealed.
+"""Grids of runs: a YAML file whose runs share a protocol, each of which can be resumed and is stored with checksums.
 
-A grid is a YAML file with two parts. `protocol` is the set, what all rows share, and the settings of every row of the
-tables; a hash of what is shared and the row's settings go into every cell, so that results of two protocols never meet.
-`cells` says which rows are run with which seeds, and orders of concepts or numbers of tasks, the most important first.
+A grid has two parts. `protocol` is the set, what all rows share, and the settings of every row of the tables; its hash
+and the row's settings are stored with every run, so that results of two protocols are never mixed. `runs` lists which
+rows are run with which seeds, and with which orders of concepts or numbers of tasks, the most important first.
 """
 
 import hashlib
@@ -24,32 +24,32 @@ from ..errors import UserError
 from ..methods.registry import make_class_method, make_method
 from ..runs.files import read_json, sha256, write_json
 
-SEAL = "cell.json"
+CHECKSUM_FILE = "cell.json"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of the grid: a row of the tables, learned with one seed in one way, under a protocol."""
+class GridRun:
+    """One run of a grid of concepts: a row of the tables, a seed, and an order of the concepts."""
 
     row: str
-    way: str | int  # of `ways`
+    variant: str | int  # the order of concepts, or the number of tasks
     seed: int
     protocol: dict
-    shared: ClassVar[tuple[str, ...]] = ("set", "pictures", "stages", "guidance")  # what a protocol says of all rows
-    ways: ClassVar[str] = "orders"  # what a group of cells calls them
+    shared: ClassVar[tuple[str, ...]] = ("set", "pictures", "stages", "guidance")  # keys of the protocol, but rows
+    variants: ClassVar[str] = "orders"  # key of a group of runs
     make_method = staticmethod(make_method)
 
     @classmethod
-    def check_way(cls, way) -> None:
-        if way not in ORDERS:
-            raise UserError(f"unknown order {way}: choose {', '.join(ORDERS)}")
+    def check_variant(cls, variant) -> None:
+        if variant not in ORDERS:
+            raise UserError(f"unknown order {variant}: choose {', '.join(ORDERS)}")
 
     @property
     def name(self) -> str:
-        return f"{self.row}.{str(self.way).replace(' ', '-')}.{self.seed}"
+        return f"{self.row}.{str(self.variant).replace(' ', '-')}.{self.seed}"
 
     @property
-    def seal(self) -> dict:
+    def checksum(self) -> dict:
         return {
             "cell": self.name,
             "row": self.row,
@@ -63,23 +63,23 @@ class Cell:
         return settings.pop("method", self.row), settings
 
     def arguments(self) -> list[str]:
-        """What `stamina-lite bench` is told beside method, settings and folder."""
+        """Arguments of `stamina-lite bench`, but method, settings and folder."""
         p = self.protocol
         stages = ["--stages", *map(str, p["stages"])] if p["stages"] else []
-        order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", str(self.way).replace(" ", "-")]
+        order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", str(self.variant).replace(" ", "-")]
         return [p["set"], *order, "--pictures", str(p["pictures"]), "--guidance", str(p["guidance"]), *stages]
 
     def finished(self, out: Path) -> bool:
-        """Whether the cell was run to its end under this protocol, and its results are as they were then."""
+        """Whether the run finished under this protocol and its results are unchanged since."""
         folder = out / self.name
-        if not (folder / SEAL).exists():
+        if not (folder / CHECKSUM_FILE).exists():
             return False
-        return read_seal(folder / SEAL) == {**self.seal, "results": results_hash(folder)}
+        return read_checksum(folder / CHECKSUM_FILE) == {**self.checksum, "results": results_hash(folder)}
 
     def run(self, out: Path, threads: int | None = None) -> bool:
-        """`stamina-lite bench` in a process of its own, its output in out/NAME.log; False if it failed.
+        """Run `stamina-lite bench` in its own process, with its output in out/NAME.log; returns False if it failed.
 
-        A failure is written into the cell's folder, so that tables can say so; running it again goes on with the run.
+        A failure is recorded in the run's folder, so that tables show it. Another call resumes the run.
         """
         folder = out / self.name
         method, settings = self.method()
@@ -93,94 +93,104 @@ class Cell:
             done = subprocess.run([*command, "--out", str(folder)], env=environment, stdout=file, stderr=file)
         folder.mkdir(exist_ok=True)
         if done.returncode == 0:
-            write_json(folder / SEAL, {**self.seal, "results": results_hash(folder)})
+            write_json(folder / CHECKSUM_FILE, {**self.checksum, "results": results_hash(folder)})
         else:
-            said = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
-            write_json(folder / SEAL, {**self.seal, "failed": said[-1]})
+            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
+            write_json(folder / CHECKSUM_FILE, {**self.checksum, "failed": lines[-1]})
         return done.returncode == 0
 
 
 @dataclass(frozen=True)
-class ClassCell(Cell):
+class ClassGridRun(GridRun):
     """One run of the classification half: a row, learned in so many tasks, in the seed's order of classes."""
 
     shared = ("set", "epochs")
-    ways = "tasks"
+    variants = "tasks"
     make_method = staticmethod(make_class_method)
 
     @classmethod
-    def check_way(cls, way) -> None:
-        if not isinstance(way, int):
-            raise UserError(f"tasks are counted, not {way}: give whole numbers")
+    def check_variant(cls, variant) -> None:
+        if not isinstance(variant, int):
+            raise UserError(f"tasks are counted, not {variant}: give whole numbers")
 
     def arguments(self) -> list[str]:
         p = self.protocol
-        return [p["set"], "--seed", str(self.seed), "--tasks", str(self.way), "--epochs", str(p["epochs"])]
+        return [p["set"], "--seed", str(self.seed), "--tasks", str(self.variant), "--epochs", str(p["epochs"])]
 
 
-def read_grid(content: dict, file: Path) -> list[Cell]:
-    """The cells of a grid in their order. Raises UserError where the file says something that cannot be run."""
+def read_grid(content: dict, file: Path) -> list[GridRun]:
+    """The runs of a grid in their order.
+
+    Args:
+        content: the YAML file's content; grids of earlier versions have `cells` for `runs`.
+        file: its name, for messages.
+
+    Raises:
+        UserError: the content is no grid, or a run's row, order or settings are unknown.
+    """
+    content = {"runs" if key == "cells" else key: value for key, value in content.items()}
     protocol = content.get("protocol")
     classes = isinstance(protocol, dict) and protocol.get("set") in CLASS_SETS
-    kind = ClassCell if classes else Cell
+    kind = ClassGridRun if classes else GridRun
     known = sorted((*kind.shared, "rows"))
-    if sorted(content) != ["cells", "protocol"] or not isinstance(protocol, dict) or sorted(protocol) != known:
-        raise UserError(f"{file} is no grid: expected cells, and a protocol of {', '.join(kind.shared)}, rows")
+    if sorted(content) != ["protocol", "runs"] or not isinstance(protocol, dict) or sorted(protocol) != known:
+        raise UserError(f"{file} is no grid: expected runs, and a protocol of {', '.join(kind.shared)}, rows")
     if not classes and protocol["set"] not in SETS:
         raise UserError(f"{file}: unknown set {protocol['set']}: choose one of {', '.join((*SETS, *CLASS_SETS))}")
-    cells = []
-    for entry in content["cells"]:
-        if not isinstance(entry, dict) or sorted(entry) != sorted(("rows", "seeds", kind.ways)):
-            raise UserError(f"{file}: {entry} is no group of cells: expected rows, seeds and {kind.ways}")
-        for way, seed, row in itertools.product(entry[kind.ways], entry["seeds"], entry["rows"]):
+    runs = []
+    for group in content["runs"]:
+        if not isinstance(group, dict) or sorted(group) != sorted(("rows", "seeds", kind.variants)):
+            raise UserError(f"{file}: {group} is no group of runs: expected rows, seeds and {kind.variants}")
+        for variant, seed, row in itertools.product(group[kind.variants], group["seeds"], group["rows"]):
             if row not in protocol["rows"]:
                 raise UserError(f"{file}: unknown row {row}: the protocol has {', '.join(protocol['rows'])}")
             try:
-                kind.check_way(way)
+                kind.check_variant(variant)
             except UserError as error:
                 raise UserError(f"{file}: {error}") from None
-            cells.append(kind(row, way, seed, protocol))
-    names = [cell.name for cell in cells]
-    for cell in cells:
-        if names.count(cell.name) > 1:
-            raise UserError(f"{file}: {cell.name} stands there twice: take one away")
-        method, settings = cell.method()
+            runs.append(kind(row, variant, seed, protocol))
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            raise UserError(f"{file}: {run.name} stands there twice: take one away")
+        method, settings = run.method()
         kind.make_method(method, **settings)
-    return cells
+    return runs
 
 
-def load_grid(file: Path) -> list[Cell]:
-    """The cells of a grid's file."""
+def load_grid(file: Path) -> list[GridRun]:
+    """The runs of a grid's file."""
     return read_grid(yaml.safe_load(file.read_text()), file)
 
 
 def protocol_hash(shared: dict) -> str:
-    """A hash of what all rows share: rows may be added to a protocol while its cells are being run."""
+    """A hash of what all rows share: rows may be added to a protocol while its runs are under way."""
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def results_hash(folder: Path) -> dict:
-    """What a cell is sealed with: the sha256 of its results and of what they were made with."""
+    """sha256 of a run's results and of its run.json."""
     return {name: sha256(folder / name) for name in ("results.json", "run.json") if (folder / name).exists()}
 
 
-def check_seal(folder: Path) -> dict | None:
-    """The seal of a cell's folder; None where it is a run like any other.
+def verify_checksum(folder: Path) -> dict | None:
+    """The checksum record of a grid's run; None for a run of no grid.
 
-    Raises UserError where results or settings are not those that the cell was sealed with.
+    Raises:
+        UserError: results.json or run.json were changed since the run.
     """
-    if not (folder / SEAL).exists():
+    if not (folder / CHECKSUM_FILE).exists():
         return None
-    seal = read_seal(folder / SEAL)
-    if "failed" not in seal and seal.get("results") != results_hash(folder):
-        raise UserError(f"{folder} was changed after its run: restore it, or delete it and run its cell again")
-    return seal
+    record = read_checksum(folder / CHECKSUM_FILE)
+    if "failed" not in record and record.get("results") != results_hash(folder):
+        raise UserError(f"{folder} was changed after its run: restore it, or delete it and run it again")
+    return record
 
 
-def read_seal(file: Path) -> dict:
-    """What a seal's file says, with settings by their present names."""
-    seal = read_json(file)
-    return {**seal, "settings": renamed(seal["settings"])} if isinstance(seal.get("settings"), dict) else seal
+def read_checksum(file: Path) -> dict:
+    """A checksum record, with settings by their present names."""
+    record = read_json(file)
+    return {**record, "settings": renamed(record["settings"])} if isinstance(record.get("settings"), dict) else record
 
 
 def option(key: str, value) -> list[str]:

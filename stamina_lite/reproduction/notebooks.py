@@ -17,8 +17,7 @@ import yaml
 
 from ..errors import UserError
 from ..runs.files import write_json
-from .grids import Cell as Run
-from .grids import read_grid
+from .grids import GridRun, read_grid
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 MARK = "stamina_lite"  # where the executed notebook's metadata holds what it was made from
@@ -88,7 +87,7 @@ class Notebook:
         return code == 0
 
 
-Cell = Notebook | Run
+Job = Notebook | GridRun
 
 
 def reproduce(
@@ -107,26 +106,26 @@ def reproduce(
         raise UserError(f"unknown engine {engine}: choose one of {', '.join(ENGINES)}")
     if workers < 1:
         raise UserError(f"workers must be 1 or more, not {workers}")
-    cells = read_preset(preset, notebooks, out)
+    jobs = read_preset(preset, notebooks, out)
     run_all = ENGINES[engine]()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another --out") from None
-    waiting = [cell for cell in cells if not cell.finished(out)]
-    for cell in cells:
-        if cell not in waiting:
-            print(f"kept    {cell.name}", flush=True)
+    waiting = [job for job in jobs if not job.finished(out)]
+    for job in jobs:
+        if job not in waiting:
+            print(f"kept    {job.name}", flush=True)
     failed = []
-    for cell, done in run_all(waiting, out, workers):
-        print(f"done    {cell.name}" if done else f"FAILED  {cell.name}: see {out / cell.name}.log", flush=True)
+    for job, done in run_all(waiting, out, workers):
+        print(f"done    {job.name}" if done else f"FAILED  {job.name}: see {out / job.name}.log", flush=True)
         if not done:
-            failed.append(cell.name)
+            failed.append(job.name)
     return failed
 
 
-def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Cell]:
-    """The cells of a preset, by its name or its file."""
+def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Job]:
+    """The jobs of a preset, by its name or its file."""
     if not notebooks.is_dir():
         raise UserError(
             f"no notebooks at {notebooks}: they are in the source checkout, install from there with pip install -e ."
@@ -139,17 +138,17 @@ def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Cell]:
         content = yaml.safe_load(file.read_text())
         if isinstance(content, dict):
             return read_grid(content, file)
-        cells = [notebook_of(notebooks, out, **entry) for entry in content]
+        jobs = [notebook_of(notebooks, out, **entry) for entry in content]
     except (yaml.YAMLError, TypeError):
         raise UserError(f"{file} is no preset: expected a grid, or a list of {{name, notebook, parameters}}") from None
-    names = [cell.name for cell in cells]
-    for cell in cells:
-        if names.count(cell.name) > 1 or Path(cell.name).name != cell.name:
-            raise UserError(f"{file}: {cell.name} must be a plain name, and stand there once")
-        if not cell.file.is_file():
-            raise UserError(f"{file}: {cell.name} wants {cell.file.name}, which is not in {notebooks}")
-        cell.check()
-    return cells
+    names = [job.name for job in jobs]
+    for job in jobs:
+        if names.count(job.name) > 1 or Path(job.name).name != job.name:
+            raise UserError(f"{file}: {job.name} must be a plain name, and stand there once")
+        if not job.file.is_file():
+            raise UserError(f"{file}: {job.name} wants {job.file.name}, which is not in {notebooks}")
+        job.check()
+    return jobs
 
 
 def notebook_of(folder: Path, out: Path, name: str, notebook: str, parameters: dict | None = None) -> Notebook:
@@ -166,20 +165,20 @@ def source_hash(file: Path) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def run_cell(cell: Cell, out: Path) -> bool:
-    return cell.run(out)
+def run_job(job: Job, out: Path) -> bool:
+    return job.run(out)
 
 
-Results = Iterator[tuple[Cell, bool]]
+Results = Iterator[tuple[Job, bool]]
 
 
 def local_engine():
-    """Cells as processes of this machine, `workers` at a time."""
+    """Jobs as processes of this machine, `workers` at a time."""
 
-    def run_all(cells: list[Cell], out: Path, workers: int) -> Results:
+    def run_all(jobs: list[Job], out: Path, workers: int) -> Results:
         threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
         with ThreadPoolExecutor(workers) as pool:
-            futures = {pool.submit(cell.run, out, threads): cell for cell in cells}
+            futures = {pool.submit(job.run, out, threads): job for job in jobs}
             try:
                 yield from ((futures[f], f.result()) for f in as_completed(futures))
             except BaseException:
@@ -190,16 +189,16 @@ def local_engine():
 
 
 def ray_engine():
-    """Cells as tasks of a Ray cluster, whose machines share the checkout and the output folder."""
+    """Jobs as tasks of a Ray cluster, whose machines share the checkout and the output folder."""
     try:
         import ray
     except ModuleNotFoundError:
         raise UserError("Ray is not installed: pip install ray, or use --engine local") from None
 
-    def run_all(cells: list[Cell], out: Path, workers: int) -> Results:
+    def run_all(jobs: list[Job], out: Path, workers: int) -> Results:
         ray.init(ignore_reinit_error=True)
-        task = ray.remote(num_cpus=max(1, int(ray.cluster_resources()["CPU"]) // workers))(run_cell)
-        waiting = {task.remote(cell, out): cell for cell in cells}
+        task = ray.remote(num_cpus=max(1, int(ray.cluster_resources()["CPU"]) // workers))(run_job)
+        waiting = {task.remote(job, out): job for job in jobs}
         while waiting:
             (ready,), _ = ray.wait([*waiting], num_returns=1)
             yield waiting.pop(ready), ray.get(ready)

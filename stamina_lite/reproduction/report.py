@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..plots.concepts import by_method
 from ..runs.files import read_json, read_record, write_text, writing
 from . import class_report
-from .grids import check_seal
+from .grids import verify_checksum
 from .page import STYLE, bullets, drawn, inline, table
 
 # key in results.json -> its name, what it is
@@ -123,7 +123,7 @@ def unique(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_run(folder: Path) -> Run:
-    check_seal(folder)
+    verify_checksum(folder)
     about, file = read_record(folder / "run.json"), folder / "results.json"
     if not file.exists():
         return Run(folder, about, {})
@@ -133,10 +133,10 @@ def read_run(folder: Path) -> Run:
 
 
 def refuse_mixed(runs: list[Run]) -> None:
-    """Raise UserError for cells of a grid that were run under different protocols, or one row with two settings."""
+    """Raise UserError for runs of a grid under different protocols, or one row with two settings."""
     seen: dict[str, tuple] = {}
     for run in runs:
-        seal = check_seal(run.folder)
+        seal = verify_checksum(run.folder)
         for part, value in (("protocol", seal["protocol"]), (seal["row"], seal["settings"])) if seal else ():
             other, first = seen.setdefault(part, (value, run.folder))
             if other != value:

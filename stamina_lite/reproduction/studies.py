@@ -1,6 +1,6 @@
-"""Studies beside the claim's grid: what a long past costs a model, what of a task its mask keeps, how fast it learns.
+"""Tables of the studies: what a long past costs a model, what of a task its mask keeps, how fast it learns.
 
-They read what benchmarks/after_fifty.py, mask_search.py and learning_speed.py have stored.
+They read what benchmarks/after_fifty.py, mask_search.py, learning_speed.py, own_steps.py and pairs.py have stored.
 """
 
 from pathlib import Path
@@ -14,7 +14,8 @@ from ..plots.style import colour
 from ..runs.files import read_json
 from .tables import shown, table
 
-PLAIN = "no mask"  # the variant that the others are told in parts of
+PLAIN = "no mask"  # the variant that the others are compared with
+FEW = "\n\nThese intervals are over five concepts: a bootstrap of so few values is not reliable."
 
 
 def long_past_table(report: dict) -> str:
@@ -45,18 +46,16 @@ def of_several_seeds(rows: dict) -> dict:
         groups.setdefault((row.rpartition(".")[0], change), []).append(name)
     means = {}
     for (row, change), names in groups.items():
-        if len(names) > 1:
-            seeds = "+".join(name.partition(" ")[0].rpartition(".")[2] for name in names)
-            means[f"{row}.{seeds} {change}".strip()] = {
-                when: {
-                    key: [
-                        sum(each) / len(each) for each in zip(*(rows[name][when][key] for name in names), strict=True)
-                    ]
-                    for key in ("learned", "recognised", "step_change")
-                    if all(key in rows[name][when] for name in names)
-                }
-                for when in ("early", "late")
-            }
+        if len(names) < 2:
+            continue
+        seeds = "+".join(name.partition(" ")[0].rpartition(".")[2] for name in names)
+        merged: dict[str, dict] = {"early": {}, "late": {}}
+        for when, values in merged.items():
+            for key in ("learned", "recognised", "step_change"):
+                if all(key in rows[name][when] for name in names):
+                    by_concept = zip(*(rows[name][when][key] for name in names), strict=True)
+                    values[key] = [sum(each) / len(each) for each in by_concept]
+        means[f"{row}.{seeds} {change}".strip()] = merged
     return means
 
 
@@ -203,10 +202,11 @@ def blocks(results: Path) -> dict[str, str]:
         "together": (together_table, "pairs/pairs.json"),
     }
     tuned = {file.stem: read_json(file) for file in sorted((results / "tuning").glob("*.json"))}
-    found = {
-        name: make(read_json(results / file)) for name, (make, file) in stored.items() if (results / file).exists()
-    }
-    return found | ({"tuning": tuning_table(tuned)} if tuned else {})
+    found = {"tuning": tuning_table(tuned)} if tuned else {}
+    for name, (make, file) in stored.items():
+        if (results / file).exists():
+            found[name] = make(read_json(results / file)) + (FEW if name in ("past", "search", "steps") else "")
+    return found
 
 
 def mean(values: list[float]) -> Number | None:
