@@ -1,7 +1,7 @@
-"""The commands: `stamina-lite VERB`. What a verb needs is imported when it runs, so that --help answers at once.
+"""The command line: `stamina-lite VERB`. A verb's imports are inside its function, so that --help answers at once.
 
-Exit code 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted, 141 output cut off
-by its reader, 1 a fault of ours (a traceback).
+Exit codes: 0 done, 2 a user's mistake (one line on stderr), 130 interrupted, 141 the output's reader has left, 1 a bug
+(a traceback).
 """
 
 import os
@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         code = args.run(args) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader has seen enough, as in `stamina-lite methods | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+    except BrokenPipeError:  # as in `stamina-lite methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it again at its end
         return 141
     except KeyboardInterrupt:
         print("stamina-lite: interrupted; the same command goes on where this one was", file=sys.stderr)
@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if not error.filename:
             raise
-        told = f"cannot read or write {error.filename} ({error.strerror})"
-        print(f"stamina-lite: {told}: see who may, and whether there is room", file=sys.stderr)
+        summary = f"cannot read or write {error.filename} ({error.strerror})"
+        print(f"stamina-lite: {summary}: see who may, and whether there is room", file=sys.stderr)
         return 2
 
 

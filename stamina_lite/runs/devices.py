@@ -1,4 +1,4 @@
-"""Devices: whether they are there, what a run on one computes in and how much memory it took."""
+"""Devices: whether one is available, the precision of a run and its peak memory."""
 
 import torch
 
@@ -6,20 +6,20 @@ from ..errors import UserError, first_line
 
 
 def precision_of(about: dict):
-    """The dtype that a run.json tells of, whatever the device: rounded otherwise, the weights would be other ones."""
+    """The dtype in a run.json, which the run keeps on every device: in another one its weights would be others."""
     return getattr(torch, about.get("precision", "float32"))
 
 
 def check_device(device: str | None) -> None:
-    """Refuse a device that is not there before a model is loaded for it."""
+    """Raise UserError if a device is not available, before a model is loaded for it."""
     try:
         torch.zeros((), device=device).item()  # also of "meta", which holds no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # which of them depends on how torch was built
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # it depends on torch's build
         raise UserError(f"no device {device} ({first_line(error)}): give --device cpu, or leave it out") from None
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, of the process otherwise."""
+    """Peak memory in bytes: of the GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

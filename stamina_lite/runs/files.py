@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and known again by their sha256: safetensors and JSON, never a pickle."""
+"""Files that are written completely or not at all, checked by their sha256: safetensors and JSON, never a pickle."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from ..errors import UserError
 
 @contextmanager
 def writing(place: Path | str, advice: str = "make room, or choose another --out") -> Iterator[None]:
-    """While something is written: a full disk, or a place that nobody may write to, is a UserError."""
+    """Turn a full disk or a missing permission into a UserError while something is written."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -28,13 +28,13 @@ def why(error: Exception) -> str:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Written beside and moved into place: a kill or a full disk leaves the old file or the new one."""
-    beside = file.with_name(f".{file.name}.part")
+    """Write to a temporary file and move it into place: a kill or a full disk leaves the old file or the new one."""
+    temporary = file.with_name(f".{file.name}.part")
     try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, file)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(file: Path, content) -> None:
@@ -42,7 +42,7 @@ def write_json(file: Path, content) -> None:
 
 
 def write_tensors(file: Path, tensors: dict, about: dict[str, str] | None = None) -> None:
-    """A safetensors file, readable by whom other files are: safetensors itself lets nobody but the owner read it."""
+    """Write a safetensors file with the permissions of other files; safetensors itself lets only the owner read it."""
     file.touch()
     mode = file.stat().st_mode
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file, about)
@@ -50,7 +50,7 @@ def write_tensors(file: Path, tensors: dict, about: dict[str, str] | None = None
 
 
 def read_json(file: Path):
-    """Raises UserError where the file is missing, cannot be read or is no JSON."""
+    """Read a JSON file. Raises UserError if it is missing, cannot be read or is no JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -62,7 +62,7 @@ def read_json(file: Path):
 
 
 def read_record(file: Path, *needed: str) -> dict:
-    """A JSON file that says something by name, these names among it. Raises UserError where it does not."""
+    """Read a JSON object that has these keys. Raises UserError if it is none or lacks one."""
     content = read_json(file)
     missing = [name for name in needed if name not in content] if isinstance(content, dict) else needed or ("names",)
     if missing:
@@ -75,33 +75,33 @@ def sha256(file: Path) -> str:
 
 
 def save_task(folder: Path, tensors: dict, info: dict) -> None:
-    """Write tensors.safetensors and task.json (info and the sha256) as one folder that appears complete."""
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
+    """Write tensors.safetensors and task.json (info and the sha256) to a folder that appears complete or not at all."""
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        beside.mkdir(parents=True)
-        write_tensors(beside / "tensors.safetensors", tensors)
-        hashes = {"tensors.safetensors": sha256(beside / "tensors.safetensors")}
-        write_json(beside / "task.json", {**info, "sha256": hashes})
-        os.replace(beside, folder)
+        temporary.mkdir(parents=True)
+        write_tensors(temporary / "tensors.safetensors", tensors)
+        hashes = {"tensors.safetensors": sha256(temporary / "tensors.safetensors")}
+        write_json(temporary / "task.json", {**info, "sha256": hashes})
+        os.replace(temporary, folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def task_info(folder: Path, *needed: str) -> dict:
-    """What task.json says of a saved task, this among it. Raises UserError where it is not as it was written."""
-    anew = f"delete {folder} and later tasks to learn them again"
+    """The contents of a stored task's task.json, with these keys. Raises UserError if it is damaged."""
+    advice = f"delete {folder} and later tasks to learn them again"
     try:
         info = read_record(folder / "task.json", "sha256", *needed)
     except UserError as error:
-        raise UserError(f"{str(error).partition(': ')[0]}: {anew}") from None
+        raise UserError(f"{str(error).partition(': ')[0]}: {advice}") from None
     if not isinstance(info["sha256"], dict):
-        raise UserError(f"{folder / 'task.json'} is damaged: {anew}")
+        raise UserError(f"{folder / 'task.json'} is damaged: {advice}")
     return info
 
 
 def load_task(folder: Path) -> tuple[dict, dict]:
-    """(tensors, info) of a saved task; a truncated or altered file raises UserError."""
+    """(tensors, info) of a stored task. Raises UserError if a file is truncated or was changed."""
     info = task_info(folder)
     for name, expected in info["sha256"].items():
         if not (folder / name).is_file() or sha256(folder / name) != expected:

@@ -1,4 +1,4 @@
-"""A run's folder: what it is of, its tasks, its log; another run is never written over, a killed one goes on."""
+"""A run's folder: its identity, its tasks, its log. Another run is never overwritten; a killed run is resumed."""
 
 import json
 import shutil
@@ -11,11 +11,18 @@ from ..errors import UserError
 from .files import read_record, save_task, task_info, write_json, write_text, writing
 from .versions import versions
 
-UNTOLD = ("base_weights",)  # what run.json of older runs does not tell
+ADDED = ("base_weights",)  # keys that run.json of earlier versions does not have
 
 
 class Run:
-    """The folder of a run. identity: what makes it this run; a folder of another run is refused (UserError)."""
+    """The folder of a run.
+
+    Args:
+        identity: what makes it this run and no other, written to run.json.
+
+    Raises:
+        UserError: the folder has another run, or cannot be written.
+    """
 
     def __init__(self, folder: Path | str, identity: dict, device: torch.device):
         self.folder = Path(folder)
@@ -29,24 +36,24 @@ class Run:
                     raise UserError(f"{self.folder} holds tasks but no run.json: choose another --out")
                 write_json(about, {**identity, **versions(device)})
                 return
-        there = {k: v for k, v in read_record(about).items() if k not in ("versions", "device")}
-        there["settings"] = renamed(there.get("settings", {}))
-        refuse_another_base(self.folder, there, identity)
-        here = {k: v for k, v in identity.items() if k in there or k not in UNTOLD}
-        other = differences(there, json.loads(json.dumps(here)))
-        if other:
-            told = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
-            raise UserError(f"{self.folder} holds another run ({told}): choose another --out, or delete it")
-        for part in self.folder.glob("tasks/.*.part"):  # what an interrupted task has left
+        stored = {k: v for k, v in read_record(about).items() if k not in ("versions", "device")}
+        stored["settings"] = renamed(stored.get("settings", {}))
+        refuse_another_base(self.folder, stored, identity)
+        given = {k: v for k, v in identity.items() if k in stored or k not in ADDED}
+        found = differences(stored, json.loads(json.dumps(given)))
+        if found:
+            summary = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+            raise UserError(f"{self.folder} holds another run ({summary}): choose another --out, or delete it")
+        for part in self.folder.glob("tasks/.*.part"):  # left by an interrupted task
             shutil.rmtree(part)
         drop_log_lines(self.folder / "log.jsonl", after=len(self.tasks()))
 
     def tasks(self) -> list[Path]:
-        """The folders of its finished tasks in order."""
+        """The folders of the finished tasks, in order."""
         return tasks_of(self.folder)
 
     def save(self, record: dict, tensors: dict, steps: list[dict]) -> None:
-        """Keep a finished task: its steps in the log, its tensors and its record in a folder that appears complete."""
+        """Store a finished task: its steps in the log, its tensors and its record in a folder of their own."""
         with writing(self.folder, "make room and give the same command, the run goes on with this task"):
             with open(self.folder / "log.jsonl", "a") as log:
                 for line in steps:
@@ -54,30 +61,30 @@ class Run:
             save_task(self.folder / "tasks" / f"{record['task']:03d}", tensors, record)
 
 
-def refuse_another_base(run: Path, there: dict, here: dict) -> None:
-    """Raise UserError where a run was begun on a base with other weights than the one it is to go on with."""
-    if "base" in there and there["base"] != here["base"]:
-        begun, given = (f"{about.get('base_model', '')} ({about['base']})".strip() for about in (there, here))
+def refuse_another_base(run: Path, stored: dict, given: dict) -> None:
+    """Raise UserError if a run began on a base with other weights than the given one."""
+    if "base" in stored and stored["base"] != given["base"]:
+        first, second = (f"{about.get('base_model', '')} ({about['base']})".strip() for about in (stored, given))
         raise UserError(
-            f"{run} was begun on the base {begun}, not on {given}: give --base the one it was begun on, or choose "
+            f"{run} was begun on the base {first}, not on {second}: give --base the one it was begun on, or choose "
             "another --out (an older mini comes with an older stamina-lite)"
         )
 
 
-def differences(there: dict, here: dict, prefix: str = "") -> list[str]:
-    """What a run was begun with and what it is asked to go on with, where they are not the same."""
-    told = []
-    for key in sorted({*there, *here}):
-        a, b = there.get(key), here.get(key)
+def differences(stored: dict, given: dict, prefix: str = "") -> list[str]:
+    """Where a run's identity differs from the one it is asked to go on with, a sentence for each key."""
+    found = []
+    for key in sorted({*stored, *given}):
+        a, b = stored.get(key), given.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            told += differences(a, b, f"{key} ")
+            found += differences(a, b, f"{key} ")
         elif a != b:
-            told.append(f"{prefix}{key} is {a} there and {b} here")
-    return told
+            found.append(f"{prefix}{key} is {a} there and {b} here")
+    return found
 
 
 def tasks_of(run: Path) -> list[Path]:
-    """The folders of a run's complete tasks in order. Raises UserError where one is missing."""
+    """The folders of a run's finished tasks, in order. Raises UserError if one is missing."""
     folders = sorted(folder for folder in (run / "tasks").glob("[0-9]*") if folder.name.isdecimal())
     for k, folder in enumerate(folders, 1):
         if int(folder.name) != k:
@@ -86,25 +93,25 @@ def tasks_of(run: Path) -> list[Path]:
 
 
 def records_of(folders: list[Path], *needed: str) -> list[dict]:
-    """What task.json says of finished tasks, this of each."""
+    """The records of finished tasks, which have these keys."""
     return [{k: v for k, v in task_info(folder, "task", *needed).items() if k != "sha256"} for folder in folders]
 
 
 def drop_log_lines(file: Path, after: int) -> None:
-    """Keep the log lines of the tasks up to `after`, as far as they are whole."""
+    """Delete the log lines of tasks later than `after`, and incomplete lines."""
     if not file.exists():
         return
-    kept = []
+    lines = []
     for line in file.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["task"] <= after:
-                kept.append(line)
+                lines.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # cut off by a kill, or no line of ours
+            continue  # cut off by a kill, or not one of ours
     with writing(file):
-        write_text(file, "".join(line + "\n" for line in kept))
+        write_text(file, "".join(line + "\n" for line in lines))
 
 
 def shown(progress: bool) -> dict:
-    """For a bar of tqdm: where it is wanted, TQDM_DISABLE decides."""
+    """Options of tqdm: without progress the bar is disabled, with it TQDM_DISABLE decides."""
     return {} if progress else {"disable": True}

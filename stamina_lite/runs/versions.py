@@ -14,13 +14,13 @@ def versions(device: torch.device) -> dict:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        about = "CPU", processor(), f"{torch.get_num_threads()} threads", platform.machine()
-        name = ", ".join(filter(None, about))
+        parts = "CPU", processor(), f"{torch.get_num_threads()} threads", platform.machine()
+        name = ", ".join(filter(None, parts))
     return {"versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}, "device": name}
 
 
-def processor(told: Path = Path("/proc/cpuinfo")) -> str:
-    """The name of the CPU, empty where the system tells none; Python itself knows it on other systems than Linux."""
-    lines = told.read_text().splitlines() if told.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (named or [platform.processor()])[0]
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of the CPU, empty if the system does not say it. Python itself knows it on other systems than Linux."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor()])[0]
