@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stamina_lite.core.settings import ClassSettings
-from stamina_lite.methods.registry import CLASS_METHODS
+from stamina_lite.methods.registry import CLASS_DEFAULTS
 from stamina_lite.runs.files import read_json, write_json
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -59,7 +59,7 @@ def tune(name: str, args) -> None:
     grid = [dict(zip(OWN[name], values, strict=True)) for values in itertools.product(*OWN[name].values())]
     rows = [trial(name, options, args) for options in grid]
     rate = "lr_head" if "lr" in OWN[name] else "lr"
-    found, start = best(rows), ClassSettings().changed(**CLASS_METHODS[name][1])
+    found, start = best(rows), ClassSettings().changed(**CLASS_DEFAULTS[name])
     rows += [trial(name, {**found, rate: round(getattr(start, rate) * scale, 6)}, args) for scale in (0.5, 2.0)]
     write_json(args.out / f"{name}.json", {"method": name, "chosen": best(rows), "trials": rows})
 

@@ -252,15 +252,16 @@ def report(args) -> None:
 def methods(args) -> None:
     """List the methods and their settings."""
     from .core.settings import ClassSettings, Settings
-    from .methods.registry import CLASS_METHODS, METHODS
+    from .methods.registry import REGISTRY
 
-    concepts = {name: (method, method.defaults) for name, method in METHODS.items()}
-    halves = {"concepts": (concepts, Settings()), "classes": (CLASS_METHODS, ClassSettings())}
-    for half, (listed, settings) in halves.items():
+    concepts = [(e, e.method.defaults) for e in REGISTRY if e.colour]
+    classes = [(e, e.classes) for e in REGISTRY if e.classes is not None]
+    for half, entries, settings in (("concepts", concepts, Settings()), ("classes", classes, ClassSettings())):
         print(f"methods for {half}")
-        for name, (method, defaults) in listed.items():
+        for entry, defaults in entries:
             changed = "".join(f" {key}={value}" for key, value in defaults.items())
-            print(f"{name:22s} {str(method.__doc__).splitlines()[0]}{' Defaults:' + changed if changed else ''}")
+            summary = str(entry.method.__doc__).splitlines()[0]
+            print(f"{entry.method.name:22s} {summary} [{entry.source}]{' Defaults:' + changed if changed else ''}")
         print("settings where a method names no other:")
         print(" ".join(f"{key}={value}" for key, value in settings.as_dict().items()), end="\n\n")
 

@@ -37,7 +37,7 @@ def test_every_method_learns_two_tasks(vit, patches, name):
 def test_weight_space_methods_are_those_of_text_to_image():
     shared = {"lora", "c-lora", "lora-scaled", *(name for name in CLASS_METHODS if name.startswith("stamina"))}
     shared -= {"stamina-means"}
-    assert all(CLASS_METHODS[name][0] is registry.METHODS[name] for name in shared) and len(shared) == 11
+    assert all(CLASS_METHODS[name] is registry.METHODS[name] for name in shared) and len(shared) == 11
     settings = make_class_method("stamina", lambda_forget=7.0).settings
     assert isinstance(settings, ClassSettings) and settings.lambda_forget == 7.0 and settings.lambda_sparse > 0
 
@@ -50,7 +50,7 @@ def test_weight_space_methods_are_those_of_text_to_image():
         ("lwf", {"distill": -1.0}, "distill must be 0 or more"),
         ("ft", {"lr_head": float("nan")}, "lr_head must be a finite number, not nan"),
         ("inflora", {"threshold": 1.5}, "threshold must be"),
-        ("dreambooth", {}, "unknown method dreambooth: choose one of ub"),
+        ("dreambooth", {}, "unknown method dreambooth: choose one of lora, c-lora"),
     ],
 )
 def test_bad_settings_are_refused(name, options, says):

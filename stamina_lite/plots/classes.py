@@ -10,29 +10,37 @@ from matplotlib.ticker import MaxNLocator
 from .. import measures
 from ..errors import UserError
 from ..measures.intervals import Number
+from ..methods.registry import REGISTRY
 from .style import name_points
 
-FAMILIES = {  # colours of Okabe and Ito by family, told apart by the colour-blind too; a line style within a family
-    "bounds": ("#000000", ("ub", "ncm")),
-    "whole weights": ("#999999", ("ft", "ft++", "lwf", "ewc")),
-    "prompts": ("#009E73", ("l2p++", "deep-l2p++", "dualprompt", "coda-p", "coda-p-slow-head")),
-    "adapters": ("#0072B2", ("lora", "c-lora", "lora-scaled", "inflora", "sd-lora", "c-lora-means")),
-    "STAMINA": ("#D55E00", ("stamina", "stamina-means")),
+COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, by family
+    "bounds": "#000000",
+    "whole weights": "#999999",
+    "prompts": "#009E73",
+    "adapters": "#0072B2",
+    "STAMINA": "#D55E00",
+    "ablations": "#D55E00",
 }
+FAMILY = {entry.method.name: entry.family for entry in REGISTRY if entry.classes is not None}
+FAMILY |= {"coda-p-slow-head": "prompts"}  # a row of the grid that is a method with other settings
 LINES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (6, 2)))
 
 
 def style(method: str) -> dict:
-    """Colour and line of a method; ablations of STAMINA have its colour, and dots."""
-    for colour, methods in FAMILIES.values():
-        if method in methods:
-            return {"color": colour, "linestyle": LINES[methods.index(method)]}
-    return {"color": FAMILIES["STAMINA"][0], "linestyle": ":"}
+    """Colour and line style of a method: the family's colour, and a style within it; dots for ablations."""
+    family = FAMILY.get(method, "ablations")
+    place = members(family).index(method) if family != "ablations" else LINES.index(":")
+    return {"color": COLOURS[family], "linestyle": LINES[place]}
+
+
+def members(family: str) -> list[str]:
+    """The methods of a family, in order."""
+    return [name for name, other in FAMILY.items() if other == family]
 
 
 def by_method(results: list[dict]) -> dict[str, list[dict]]:
     """Results grouped by method, families together."""
-    order = [method for _, methods in FAMILIES.values() for method in methods]
+    order = [method for family in COLOURS for method in members(family)]
     groups: dict[str, list[dict]] = {}
     for r in sorted(results, key=lambda r: order.index(r["method"]) if r["method"] in order else len(order)):
         groups.setdefault(r["method"], []).append(r)

@@ -2,40 +2,16 @@
 
 from matplotlib.axes import Axes
 
-# Methods that meet in one figure have Okabe and Ito's colours, told apart by the colour-blind too; others are shades
-# of their family's hue and always stand beside their name. A method has its colour in every figure.
-COLOURS = {
-    "lora": "#E69F00",
-    "c-lora": "#0072B2",
-    "stamina": "#D55E00",
-    "ti": "#000000",
-    "ti++": "#999999",
-    "dreambooth": "#3F1F69",
-    "replay": "#5B3A8C",
-    "custom-diffusion": "#7B5BAE",
-    "custom-diffusion-merge": "#9C80C8",
-    "custom-diffusion-ewc": "#BCA8DE",
-    "offline": "#332288",
-    "stamina-no-mask": "#56B4E9",
-    "stamina-no-token-mlp": "#009E73",
-    "stamina-neither": "#CC79A7",
-    "stamina-no-forget": "#F0E442",
-    "stamina-no-sparsity": "#8C2D04",
-    "stamina-soft-mask": "#A63F0B",
-    "stamina-factor-mask": "#C65A1E",
-    "stamina-free-mask": "#E58B57",
-    "stamina-random-mask": "#F2B58F",
-    "lora-scaled": "#6B8E23",
-    "lora-orthogonal": "#8FAF4A",
-    "lora-pruned": "#B5CF7F",
-    "lora-alone": "#117733",
-}
-ROWS = {"c-lora-weak": "#9ECAE1", "c-lora-strong": "#08306B", "stamina-cool": "#FF9E6D"}  # a method, other settings
+from ..methods.registry import REGISTRY
+
+# Rows of a grid that are a method with other settings
+ROWS = {"c-lora-weak": "#9ECAE1", "c-lora-strong": "#08306B", "stamina-cool": "#FF9E6D"}
+COLOURS = {entry.method.name: entry.colour for entry in REGISTRY if entry.colour}
 RUNNING = 5  # tasks in a running mean
 
 
 def colour(method: str) -> str:
-    """Of a method, or of a row of the claim; a reader's own method, which the palette does not know, is dark grey."""
+    """The colour of a method or of a grid's row; dark grey for methods that are not in the registry."""
     return (COLOURS | ROWS).get(method, "#444444")
 
 
