@@ -25,7 +25,7 @@ from stamina_lite import concepts, plots
 from stamina_lite.diffusion.concepts import learned_from
 from stamina_lite.reproduction import claims, class_claims, figures, studies
 from stamina_lite.reproduction.grids import CHECKSUM_FILE
-from stamina_lite.reproduction.results import StoredRun, plasticity, read_runs, rows_of
+from stamina_lite.reproduction.results import StoredRun, read_runs, rows_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
@@ -88,7 +88,7 @@ def figures_of_claim(found: list[StoredRun], home: Path) -> None:
     for f in found:
         if f.results and f.run.name.endswith(".alternate.0"):
             names = figures.early_middle_late(f.results["tasks"])
-            stages = ("learned", "final") if plasticity(f.results) else ("final",)  # all at once: only the end
+            stages = ("learned", "final") if f.results["plasticity"][0] is not None else ("final",)  # joint methods
             sheet = plots.run_sheet(home / f.run.name, names, stages, KEPT[LARGE], learned_from(real, KEPT[LARGE]))
             save(sheet, home / f"sheet-{f.run.row}.png", 80)
 

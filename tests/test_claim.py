@@ -14,7 +14,7 @@ from stamina_lite.errors import UserError
 from stamina_lite.measures.intervals import Number
 from stamina_lite.reproduction import claims, class_claims, figures, studies
 from stamina_lite.reproduction.grids import CHECKSUM_FILE, load_grid, results_hash
-from stamina_lite.reproduction.results import by_concept, difference, final, gain, of_row, plasticity, read_runs
+from stamina_lite.reproduction.results import by_concept, difference, gain, read_runs, tidy
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -94,15 +94,15 @@ def home(grid, tmp_path):
 
 
 def test_gains_and_differences_are_told_concept_by_concept(home, grid):
-    found = read_runs(home, grid)
-    first, last = (gain(found, "c-lora", part) for part in ("first", "last"))
+    frame = tidy(read_runs(home, grid))
+    first, last = (gain(frame, "c-lora", part) for part in ("first", "last"))
     assert first.mean == pytest.approx(0.8 * (1 - 1.5 / 19)) and last.mean == pytest.approx(0.8 * 1.5 / 19)
     assert first.low < first.mean < first.high
-    lead = difference(found, "c-lora", "stamina", plasticity, "last")
+    lead = difference(frame, "c-lora", "stamina", "plasticity", "last")
     assert lead.mean == pytest.approx(0.6 - 0.8 * 1.5 / 19, abs=0.01) and lead.low > 0.4
-    assert difference(found, "offline", "stamina", plasticity) is None
-    assert difference(found, "lora", "stamina", final) is None
-    fall = claims.fall_of_gain(found, "c-lora", "lora-alone")
+    assert difference(frame, "offline", "stamina", "plasticity") is None
+    assert difference(frame, "lora", "stamina", "a_mmd") is None
+    fall = claims.fall_of_gain(frame, "c-lora", "lora-alone")
     assert fall.mean == pytest.approx(first.mean - last.mean, abs=0.02) and fall.low > 0.4
 
 
@@ -112,10 +112,10 @@ def test_runs_of_another_shuffle_are_matched_by_concept_not_by_place(home, grid)
         if run.seed == 1 and run.row in ("ti++", "stamina"):
             values = [float(k) + (0.5 if run.row == "stamina" else 0.0) for k in range(20)]
             write_run(home, run, results(run.row, values, values, values, tasks=NAMES[::-1]))
-    found = read_runs(home, grid)
-    means = by_concept(of_row(found, "stamina"), final)
+    frame = tidy(read_runs(home, grid))
+    means = by_concept(frame, "stamina", "a_mmd")
     assert means["c00"] == pytest.approx((2.7 + 19.5) / 2) and means["c19"] == pytest.approx((2.7 + 0.5) / 2)
-    late = difference(found, "stamina", "ti++", plasticity, "last")
+    late = difference(frame, "stamina", "ti++", "plasticity", "last")
     assert late.mean == pytest.approx((-0.6 + 0.5) / 2, abs=0.02)
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from ..measures.intervals import Number, mean_of_pairs, number
 from ..runs.files import read_json
 from . import studies
@@ -10,18 +12,14 @@ from .results import (
     ENDS,
     TOKEN,
     StoredRun,
-    Value,
-    accuracy,
     by_concept,
     difference,
-    drift,
-    final,
     gain,
-    learned,
+    mean_by_concept,
     of_row,
-    plasticity,
     read_runs,
     rows_of,
+    tidy,
 )
 from .tables import shown, table
 
@@ -38,7 +36,7 @@ def main_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
     """
     head = ["row", "runs", "A_mmd", "F_mmd", "KID ×10³", "accuracy %", "when learned %", "gain, first", "gain, last"]
     head += ["trained %", "stored %", "s a concept"]
-    lines = []
+    frame, lines = tidy(found), []
     for row in rows_of(found):
         runs, failed = of_row(found, row), [f for f in found if f.run.row == row and f.failed]
         count = str(len(runs)) + (f" ({len(failed)} failed)" if failed else "")
@@ -47,13 +45,13 @@ def main_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
             continue
         results = [f.results for f in runs]
         numbers = [
-            shown(number(by_concept(runs, final))),
-            shown(number(by_concept(runs, drift)) if drift(results[0]) else None),
+            shown(number(by_concept(frame, row, "a_mmd"))),
+            shown(number(by_concept(frame, row, "f_mmd"))),
             f"{1000 * sum(r['kid'] for r in results) / len(results):.2f}",
-            shown(number(by_concept(runs, accuracy)), 0, 100),
-            shown(number(by_concept(runs, learned)) if learned(results[0]) else None, 0, 100),
-            shown(gain(found, row, "first")),
-            shown(gain(found, row, "last")),
+            shown(number(by_concept(frame, row, "accuracy")), 0, 100),
+            shown(number(by_concept(frame, row, "accuracy_when_learned")), 0, 100),
+            shown(gain(frame, row, "first")),
+            shown(gain(frame, row, "last")),
         ]
         cost = results[0]["n_param"]
         seconds = [s for r in results for s in r["seconds"]]
@@ -66,33 +64,25 @@ def main_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
 def length_table(found: list[StoredRun]) -> str:
     """A_mmd and accuracy after as many concepts as the protocol's stages say."""
     lengths = sorted({int(n) for f in found if f.results for n in f.results["stages"]})
+    frames = {n: tidy(found, n) for n in lengths}
     head = ["row", *(f"A_mmd, {n}" for n in lengths), *(f"accuracy %, {n}" for n in lengths)]
     lines = []
     for row in rows_of(found):
-        runs, values = of_row(found, row), [row]
-        for key, digits, scale in (("a_mmd_each", 2, 1), ("concept_accuracy_each", 0, 100)):
-            for n in lengths:
-                at = [f for f in runs if str(n) in f.results["stages"]]
-                each = by_concept(at, at_stage(n, key))
-                values.append(shown(number(each), digits, scale))
-        lines.append(values)
+        a_mmd = [shown(number(by_concept(frame, row, "a_mmd"))) for frame in frames.values()]
+        accuracy = [shown(number(by_concept(frame, row, "accuracy")), 0, 100) for frame in frames.values()]
+        lines.append([row, *a_mmd, *accuracy])
     return table(head, lines)
-
-
-def at_stage(n: int, key: str) -> Value:
-    """A measure of every concept after n of them."""
-    return lambda r: r["stages"][str(n)][key]
 
 
 def pair_table(found: list[StoredRun], pairs: list[tuple[str, str]]) -> str:
     """One row less another, concept by concept: negative A_mmd and F_mmd and positive accuracy are better."""
     head = ["", "A_mmd", "F_mmd", "accuracy, points", "when learned, points"]
     head += ["MMD² when learned, first", "MMD² when learned, last"]
-    lines = []
+    gaps = [("a_mmd", "all", 2, 1), ("f_mmd", "all", 2, 1), ("accuracy", "all", 0, 100)]
+    gaps += [("accuracy_when_learned", "all", 0, 100), ("plasticity", "first", 2, 1), ("plasticity", "last", 2, 1)]
+    frame, lines = tidy(found), []
     for row, other in pairs:
-        gaps = [(final, "all", 2, 1), (drift, "all", 2, 1), (accuracy, "all", 0, 100), (learned, "all", 0, 100)]
-        gaps += [(plasticity, "first", 2, 1), (plasticity, "last", 2, 1)]
-        values = [shown(difference(found, row, other, v, part), digits, scale) for v, part, digits, scale in gaps]
+        values = [shown(difference(frame, row, other, m, part), digits, scale) for m, part, digits, scale in gaps]
         lines.append([f"{row} less {other}", *values])
     return table(head, lines)
 
@@ -103,12 +93,12 @@ def ceiling_table(found: list[StoredRun]) -> str:
     Accuracy in points (negative: recognised less often than the ceiling) and MMD² (positive: less like the real ones).
     """
     head = ["row", "accuracy, first", "accuracy, last", "accuracy, all", "MMD², first", "MMD², last", "MMD², all"]
-    lines = []
+    frame, lines = tidy(found), []
     for row in rows_of(found):
-        if row == ALONE or not any(plasticity(f.results) for f in of_row(found, row)):
-            continue  # of what learns all at once nothing was just learned
-        gaps = [(difference(found, row, ALONE, learned, part), 0, 100) for part in PARTS]
-        gaps += [(difference(found, row, ALONE, plasticity, part), 2, 1) for part in PARTS]
+        if row == ALONE or not by_concept(frame, row, "plasticity"):
+            continue  # a joint method learns all concepts at once
+        gaps = [(difference(frame, row, ALONE, "accuracy_when_learned", part), 0, 100) for part in PARTS]
+        gaps += [(difference(frame, row, ALONE, "plasticity", part), 2, 1) for part in PARTS]
         lines.append([row, *(shown(gap, digits, scale) for gap, digits, scale in gaps)])
     return table(head, lines)
 
@@ -143,43 +133,43 @@ CLAIMS = (  # the paper's sentence; what is measured for it; how; on which side 
     (
         "C-LoRA's weights stop moving",
         "‖ΔW_t‖ of the last fifth, in parts of that of as many tasks from the second",
-        lambda found: shrinking(found, C_LORA),
+        lambda frame: shrinking(frame, C_LORA),
         ("below", 0.5),
     ),
     (
         "C-LoRA stops being able to learn",
         "fall of its gain from first to last fifth, less that of LoRA alone",
-        lambda found: fall_of_gain(found, C_LORA, ALONE),
+        lambda frame: fall_of_gain(frame, C_LORA, ALONE),
         ("above", 0.0),
     ),
     (
         "STAMINA keeps learning",
         "its gain in the last fifth, less C-LoRA's",
-        lambda found: difference(found, C_LORA, STAMINA, plasticity, "last"),
+        lambda frame: difference(frame, C_LORA, STAMINA, "plasticity", "last"),
         ("above", 0.0),
     ),
     (
         "STAMINA forgets as little",
         "its F_mmd less C-LoRA's, at most 0.05",
-        lambda found: difference(found, STAMINA, C_LORA, drift),
+        lambda frame: difference(frame, STAMINA, C_LORA, "f_mmd"),
         ("below", 0.05),
     ),
     (
         "STAMINA knows more at the end",
         "its A_mmd less C-LoRA's",
-        lambda found: difference(found, STAMINA, C_LORA, final),
+        lambda frame: difference(frame, STAMINA, C_LORA, "a_mmd"),
         ("below", 0.0),
     ),
     (
         "the mask does it",
         "gain in the last fifth, with the mask less without",
-        lambda found: difference(found, "stamina-no-mask", STAMINA, plasticity, "last"),
+        lambda frame: difference(frame, "stamina-no-mask", STAMINA, "plasticity", "last"),
         ("above", 0.0),
     ),
     (
         "learning the mask does it",
         "gain in the last fifth, learned mask less random mask",
-        lambda found: difference(found, "stamina-random-mask", STAMINA, plasticity, "last"),
+        lambda frame: difference(frame, "stamina-random-mask", STAMINA, "plasticity", "last"),
         ("above", 0.0),
     ),
 )
@@ -190,9 +180,9 @@ def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
 
     speed: what benchmarks/learning_speed.py has stored, for the claim that is measured apart from the grid.
     """
-    lines = []
+    frame, lines = tidy(found), []
     for claim, what, measure, (side, bound) in CLAIMS:
-        value = measure(found)
+        value = measure(frame)
         lines.append([claim, what, shown(value), verdict(value, side, bound)])
     stored = [f.results["n_param"]["store"] for f in of_row(found, STAMINA)]
     if stored:
@@ -208,24 +198,22 @@ def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
     return table(["claim", "what is measured", "number", "verdict"], lines)
 
 
-def shrinking(found: list[StoredRun], row: str) -> Number | None:
-    """‖ΔW_t‖ of the last fifth of tasks in parts of the mean of as many tasks from the second, run by run."""
-    pairs = []
-    for f in of_row(found, row):
-        steps = [*zip(f.results["tasks"], f.results["step_change"], strict=True)]
-        fifth = max(1, len(steps) // ENDS)
-        early = sum(s for _, s in steps[1 : 1 + fifth]) / fifth
-        pairs += [(name, s / early) for name, s in steps[-fifth:]]
-    return number(mean_of_pairs(pairs))
+def shrinking(frame: pd.DataFrame, row: str) -> Number | None:
+    """‖ΔW_t‖ of the last fifth of tasks, divided by the mean of as many tasks from the second on, run by run."""
+    parts = []
+    for _, run in frame[frame["row"] == row].groupby(["variant", "seed"]):
+        steps, fifth = run["step_change"], max(1, len(run) // ENDS)
+        parts.append(run.assign(ratio=steps / steps.iloc[1 : 1 + fifth].mean()).tail(fifth))
+    return number(mean_by_concept(pd.concat(parts), "ratio")) if parts else None
 
 
-def fall_of_gain(found: list[StoredRun], row: str, other: str) -> Number | None:
+def fall_of_gain(frame: pd.DataFrame, row: str, other: str) -> Number | None:
     """(gain first - gain last) of a row less the same of another, which began every concept anew.
 
-    The rows' own token baselines cancel: it is (other - row) of the MMD² just learned, first less last. First and last
+    The gains of the token alone cancel: it is (other - row) of the MMD² just learned, first less last. First and last
     tasks are different concepts, taken as independent: half the interval is the root of both halves' squares.
     """
-    first, last = (difference(found, other, row, plasticity, part) for part in ("first", "last"))
+    first, last = (difference(frame, other, row, "plasticity", part) for part in ("first", "last"))
     if not first or not last:
         return None
     mean = first.mean - last.mean

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..measures.intervals import Number, mean_interval, number
 from ..plots.concepts import kept_pictures, sheet
 from ..plots.style import colour, name_points
-from .results import TOKEN, StoredRun, by_concept, drift, gain, gains_by_task, of_row, rows_of
+from .results import TOKEN, StoredRun, by_concept, gain, gains_by_task, of_row, rows_of, tidy
 
 WINDOW = 10  # tasks in a point of a curve
 
@@ -24,8 +24,9 @@ def gain_by_task(found: list[StoredRun], rows: list[str]) -> Figure:
     a method that learns no more than the token does.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    frame = tidy(found)
     for row in rows:
-        tasks = gains_by_task(found, row)
+        tasks = gains_by_task(frame, row)
         middles, means, lows, highs = [], [], [], []
         for start in range(0, len(tasks) - WINDOW + 1, WINDOW // 2):
             pooled = [value for at in tasks[start : start + WINDOW] for value in at]
@@ -50,8 +51,11 @@ def plane(found: list[StoredRun]) -> Figure:
     little because it learned little.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    there = [(number(by_concept(of_row(found, row), drift)), gain(found, row, "all"), row) for row in rows_of(found)]
-    points = [(lost, learned, row) for lost, learned, row in there if lost and learned]
+    frame, points = tidy(found), []
+    for row in rows_of(found):
+        lost, learned = number(by_concept(frame, row, "f_mmd")), gain(frame, row)
+        if lost and learned:
+            points.append((lost, learned, row))
     for lost, learned, row in points:
         axis.errorbar(
             learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),

@@ -1,21 +1,29 @@
-"""Stored runs of a grid, compared concept by concept.
+"""Stored runs of a grid, as one tidy table with a line for every concept of every run.
 
 The unit is a concept: its value is the mean over the runs (seeds and orders) of a row, and intervals are 95 %
 percentile bootstraps over concepts. Rows are compared concept by concept, between runs of the same order and seed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from ..errors import UserError
-from ..measures.intervals import Number, mean_of_pairs, number
+from ..measures.intervals import Number, number
 from ..runs.files import read_json
 from .grids import CHECKSUM_FILE, GridRun, load_grid, verify_checksum
 
 ENDS = 5  # "first" and "last" are this share of the tasks: the first and the last fifth
-TOKEN = "ti++"  # the token alone: what weights add is told against it
-Value = Callable[[dict], list | None]  # of a run's results, an entry a task; None where the run has none
+TOKEN = "ti++"  # the token alone, which the gain of a method is measured against
+MEASURES = {  # column -> key in results.json, a list with an entry for every concept
+    "plasticity": "plasticity",
+    "a_mmd": "a_mmd_each",
+    "f_mmd": "f_mmd_each",
+    "accuracy": "concept_accuracy_each",
+    "accuracy_when_learned": "concept_accuracy_when_learned_each",
+    "step_change": "step_change",
+}
 
 
 @dataclass(frozen=True)
@@ -51,72 +59,72 @@ def read_runs(folder: Path, grid: Path) -> list[StoredRun]:
 
 
 def of_row(found: list[StoredRun], row: str) -> list[StoredRun]:
+    """The finished runs of a row."""
     return [f for f in found if f.run.row == row and f.results]
 
 
-def by_concept(runs: list[StoredRun], value: Value) -> dict[str, float]:
-    """Mean over runs of what `value` says of each concept."""
-    return mean_of_pairs(pair for f in runs for pair in zip(f.results["tasks"], value(f.results) or (), strict=False))
+def tidy(found: list[StoredRun], stage: int | None = None) -> pd.DataFrame:
+    """A line for every concept of every finished run.
+
+    Args:
+        stage: measures after that many concepts, of the runs that have them; by default at the end.
+
+    Returns:
+        Columns row, variant, seed; task, from 1, and concept; the measures of MEASURES, NaN where a run has none.
+    """
+    lines = []
+    for f in found:
+        results = f.results if stage is None else f.results.get("stages", {}).get(str(stage))
+        for k, concept in enumerate(f.results["tasks"][:stage] if results else ()):
+            line = {"row": f.run.row, "variant": f.run.variant, "seed": f.run.seed, "task": k + 1, "concept": concept}
+            for column, key in MEASURES.items():
+                values = results.get(key) or []
+                line[column] = values[k] if k < len(values) else None
+            lines.append(line)
+    keys = ["row", "variant", "seed", "task", "concept"]
+    return pd.DataFrame(lines, columns=[*keys, *MEASURES]).astype(dict.fromkeys(MEASURES, float))
 
 
-def difference(found: list[StoredRun], row: str, other: str, value: Value, part: str = "all") -> Number | None:
-    """row less other, concept by concept over the runs of equal order and seed: a Number, or None without such runs.
+def by_concept(frame: pd.DataFrame, row: str, measure: str) -> dict[str, float]:
+    """Mean over a row's runs of a measure of each concept."""
+    return mean_by_concept(frame[frame["row"] == row], measure)
+
+
+def mean_by_concept(frame: pd.DataFrame, column: str) -> dict[str, float]:
+    """Mean of a column over the lines of each concept, NaN left out."""
+    return frame.dropna(subset=column).groupby("concept")[column].mean().to_dict()
+
+
+def paired(frame: pd.DataFrame, row: str, other: str, measure: str) -> pd.DataFrame:
+    """The lines of a row that another row has for the same order, seed and task; column gap: row less other."""
+    keys = ["variant", "seed", "task"]
+    others = frame[frame["row"] == other]
+    pairs = frame[frame["row"] == row].merge(others[[*keys, measure]], on=keys, suffixes=("", "_other"))
+    return pairs.assign(gap=pairs[measure] - pairs[f"{measure}_other"])
+
+
+def difference(frame: pd.DataFrame, row: str, other: str, measure: str, part: str = "all") -> Number | None:
+    """row less other, concept by concept between runs of equal order and seed; None where there are no such runs.
 
     part: "all" tasks, or the "first" or "last" fifth.
     """
-    others = {(f.run.variant, f.run.seed): f.results for f in of_row(found, other)}
-    pairs = []
-    for f in of_row(found, row):
-        there = others.get((f.run.variant, f.run.seed))
-        mine, theirs = value(f.results), value(there) if there else None
-        if mine is None or theirs is None:
-            continue
-        gaps = [a - b for a, b in zip(mine, theirs, strict=True)]
-        pairs += ends([*zip(f.results["tasks"], gaps, strict=False)], part)
-    return number(mean_of_pairs(pairs))
+    pairs = paired(frame, row, other, measure)
+    n_tasks = pairs["task"].max()
+    fifth = max(1, n_tasks // ENDS) if len(pairs) else 1
+    chosen = {"all": pairs["task"] > 0, "first": pairs["task"] <= fifth, "last": pairs["task"] > n_tasks - fifth}[part]
+    return number(mean_by_concept(pairs[chosen], "gap"))
 
 
-def ends(values: list, part: str) -> list:
-    fifth = max(1, len(values) // ENDS)
-    return {"all": values, "first": values[:fifth], "last": values[-fifth:]}[part]
-
-
-def plasticity(r: dict) -> list | None:
-    return r["plasticity"] if r["plasticity"][0] is not None else None
-
-
-def final(r: dict) -> list:
-    return r["a_mmd_each"]
-
-
-def drift(r: dict) -> list | None:
-    return r["f_mmd_each"] or None
-
-
-def accuracy(r: dict) -> list:
-    return r["concept_accuracy_each"]
-
-
-def learned(r: dict) -> list | None:
-    return r["concept_accuracy_when_learned_each"]
-
-
-def gain(found: list[StoredRun], row: str, part: str):
+def gain(frame: pd.DataFrame, row: str, part: str = "all") -> Number | None:
     """What weights add to the token alone just after learning: MMD² of TI++ less that of the row; higher is better."""
-    loss = difference(found, row, TOKEN, plasticity, part)
+    loss = difference(frame, row, TOKEN, "plasticity", part)
     return loss and Number(-loss.mean, -loss.high, -loss.low)
 
 
-def gains_by_task(found: list[StoredRun], row: str) -> list[list[float]]:
-    """For every task the gains of all runs of a row that have one of the token alone beside them."""
-    others = {(f.run.variant, f.run.seed): f.results for f in of_row(found, TOKEN)}
-    pairs = [(f.results, others.get((f.run.variant, f.run.seed))) for f in of_row(found, row)]
-    gaps = [
-        [u - v for u, v in zip(there["plasticity"], r["plasticity"], strict=True)]
-        for r, there in pairs
-        if there and plasticity(r)
-    ]
-    return [list(at) for at in zip(*gaps, strict=True)]
+def gains_by_task(frame: pd.DataFrame, row: str) -> list[list[float]]:
+    """For every task the gains of those runs of a row that have a run of the token alone to compare with."""
+    pairs = paired(frame, row, TOKEN, "plasticity").dropna(subset="gap")
+    return [(-gaps).tolist() for _, gaps in pairs.groupby("task")["gap"]]
 
 
 def rows_of(found: list[StoredRun]) -> list[str]:
