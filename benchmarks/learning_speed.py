@@ -33,7 +33,7 @@ LOOKS = (0, 5, 10, 15, 20, 30, 40, 50, 60)  # steps trained when pictures are dr
 def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     """MMD² at every look while the run's `task` is learned again."""
     about = read_json(run / "run.json")
-    order = concepts(about["set"], about["order"].replace("-", " "), shuffle=about["shuffle"])
+    order = concepts(about["set"], about["order"], shuffle=about["shuffle"])
     concept = order[task - 1]
     learner = open_run(run, load_recorded, tasks=task - 1)
     real = reference_features(concept, extractor, learner.model.size)

@@ -181,7 +181,7 @@ def bench_concepts(args) -> None:
 
     refuse_options(args, ["tasks"], "classes, and these are concepts")
     order, pictures, stages = args.order or "alternate", args.pictures or 16, args.stages or []
-    found = concepts(args.set, order.replace("-", " "), args.concepts, args.shuffle or 0, args.data)
+    found = concepts(args.set, order, args.concepts, args.shuffle or 0, args.data)
     settings = checked_settings(args)
     if max(stages, default=0) > len(found):
         raise UserError(f"--stages names {max(stages)} concepts, and there are {len(found)}: leave it out")

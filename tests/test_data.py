@@ -241,7 +241,7 @@ def test_bad_folders(tmp_path):
     refused("no images in .*photos/person-03: expected .png, .jpg or .webp", photos)
     save(photos / "person-03" / "1.png")
     assert len(concepts(photos)) == 2
-    refused("order 'people first' is for embedded sets", photos, order="people first")
+    refused("order 'people-first' is for embedded sets", photos, order="people-first")
     refused("3 concepts asked for, .*photos has 2: choose 1 to 2", photos, count=3)
     refused("0 concepts asked for", photos, count=0)
     refused("1.png is a file", photos / "person-01" / "1.png")

@@ -42,12 +42,12 @@ def test_orders():
         return [c.name for c in concepts(*arguments)]
 
     assert names("mini50") == [name for pair in zip(people, falls, strict=True) for name in pair]
-    assert names("mini50", "people first") == people + falls
-    assert names("mini50", "waterfalls first") == falls + people
+    assert names("mini50", "people-first") == people + falls
+    assert names("mini50", "waterfalls-first") == falls + people
     assert names("people25") == people and names("falls25") == falls
     assert [name.split("-")[0] for name in names("mini10")] == ["person", "falls"] * 5
-    assert names("mini50", "waterfalls first", 3) == falls[:3]
-    with pytest.raises(UserError, match="unknown order 'random': choose alternate, people first, waterfalls first"):
+    assert names("mini50", "waterfalls-first", 3) == falls[:3]
+    with pytest.raises(UserError, match="unknown order 'random': choose alternate, people-first, waterfalls-first"):
         concepts("mini50", "random")
 
 

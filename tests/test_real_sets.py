@@ -32,12 +32,12 @@ def test_the_real_set_is_ordered_like_the_embedded_ones(halves):
 
     people, falls = [f"celeb-{k:02d}" for k in range(1, 5)], [f"waterfall-{k:02d}" for k in range(1, 4)]
     assert names() == [name for pair in zip_longest(people, falls) for name in pair if name]
-    assert names("people first") == people + falls and names("waterfalls first") == falls + people
-    assert names("waterfalls first", 4) == falls + people[:1]
+    assert names("people-first") == people + falls and names("waterfalls-first") == falls + people
+    assert names("waterfalls-first", 4) == falls + people[:1]
     mixed = names("alternate", None, 3)
     kinds = ["celeb", "waterfall"] * 3 + ["celeb"]
     assert mixed != names() and sorted(mixed) == people + falls and [n.split("-")[0] for n in mixed] == kinds
-    assert names("people first", None, 3) == sorted(mixed, key=lambda n: n[0] != "c")
+    assert names("people-first", None, 3) == sorted(mixed, key=lambda n: n[0] != "c")
     assert concepts(halves) == concepts("celeba-landmarks50", data=halves), "or named by its folder, as in notebooks"
     for concept in concepts("celeba-landmarks50", data=halves):
         assert len(concept.images) == len(concept.references) == 2
@@ -49,7 +49,7 @@ def test_whole_halves_are_mixed_as_mini50_is(tmp_path):
         for k in range(1, 26):
             (tmp_path / half / f"{kind}-{k:02d}").mkdir(parents=True)
             (tmp_path / half / f"{kind}-{k:02d}" / "00.jpg").write_bytes(photo(k))
-    for order in ("alternate", "people first", "waterfalls first"):
+    for order in ("alternate", "people-first", "waterfalls-first"):
         for shuffle in (0, 2):
             mini = [c.name.replace("falls", "waterfall") for c in concepts("mini50", order, None, shuffle)]
             real = [c.name for c in concepts("celeba-landmarks50", order, None, shuffle, tmp_path)]

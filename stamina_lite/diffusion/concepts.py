@@ -24,7 +24,7 @@ ASSETS = Path(__file__).parents[1] / "assets" / "concepts"
 SETS = ("mini50", "people25", "falls25", "mini10", "tune5", "tune20")
 REAL = "celeba-landmarks50"
 HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # of it: folder -> what builds it
-ORDERS = ("alternate", "people first", "waterfalls first")
+ORDERS = ("alternate", "people-first", "waterfalls-first")
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -68,6 +68,7 @@ def concepts(
 
     Raises UserError, also for a picture that cannot be read: better now than after hours of learning.
     """
+    order = order.replace(" ", "-")  # as earlier versions spelled them
     if order not in ORDERS:
         raise UserError(f"unknown order {order!r}: choose {', '.join(ORDERS)}")
     if data is None and all((Path(source) / half).is_dir() for half in HALVES):
@@ -98,7 +99,7 @@ def embedded(name: str, order: str, shuffle: int = 0) -> list[Concept]:
         mixed = [names[k] for k in random.Random(shuffle).sample(places, len(places))]
         for place, n in zip(places, mixed, strict=True):
             names[place] = n
-    first = {"people first": "person", "waterfalls first": "waterfall"}.get(order)
+    first = {"people-first": "person", "waterfalls-first": "waterfall"}.get(order)
     if first:
         names = sorted(names, key=lambda n: entries[n]["kind"] != first)  # stable: each kind keeps its order
     folders = [[ASSETS / entries[n][use]["folder"] for use in ("train", "references")] for n in names]
@@ -116,7 +117,7 @@ def real(data: str | Path | None, order: str, shuffle: int = 0) -> list[Concept]
     if shuffle:
         people, falls = (random.Random(shuffle).sample(half, len(half)) for half in (people, falls))
     pairs = [c for pair in zip_longest(people, falls) for c in pair if c]
-    found = {"people first": people + falls, "waterfalls first": falls + people}.get(order, pairs)
+    found = {"people-first": people + falls, "waterfalls-first": falls + people}.get(order, pairs)
     refuse_same_names(found, Path(data))
     return found
 

@@ -46,7 +46,7 @@ class GridRun:
 
     @property
     def name(self) -> str:
-        return f"{self.row}.{str(self.variant).replace(' ', '-')}.{self.seed}"
+        return f"{self.row}.{self.variant}.{self.seed}"
 
     @property
     def checksum(self) -> dict:
@@ -66,7 +66,7 @@ class GridRun:
         """Arguments of `stamina-lite bench`, but method, settings and folder."""
         p = self.protocol
         stages = ["--stages", *map(str, p["stages"])] if p["stages"] else []
-        order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", str(self.variant).replace(" ", "-")]
+        order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", str(self.variant)]
         return [p["set"], *order, "--pictures", str(p["pictures"]), "--guidance", str(p["guidance"]), *stages]
 
     def finished(self, out: Path) -> bool:
@@ -144,6 +144,7 @@ def read_grid(content: dict, file: Path) -> list[GridRun]:
         for variant, seed, row in itertools.product(group[kind.variants], group["seeds"], group["rows"]):
             if row not in protocol["rows"]:
                 raise UserError(f"{file}: unknown row {row}: the protocol has {', '.join(protocol['rows'])}")
+            variant = variant.replace(" ", "-") if isinstance(variant, str) else variant  # as earlier versions had it
             try:
                 kind.check_variant(variant)
             except UserError as error:
