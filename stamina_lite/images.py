@@ -14,10 +14,13 @@ from .errors import UserError
 
 
 def read_image(path: str | Path, size: int) -> Tensor:
-    """A picture file as (3, size, size) float32 in [-1, 1]: its middle square, on white where it is transparent.
+    """Read an image file: (3, size, size) float32 in [-1, 1].
 
-    Of an animation the first frame. Raises UserError for a file that is no picture, is cut off or has so many pixels
-    that Pillow refuses to decode it (twice Image.MAX_IMAGE_PIXELS, 179 million).
+    The middle square is taken, transparent parts become white, and of an animation the first frame is read.
+
+    Raises:
+        UserError: the file is no image, is truncated, or has so many pixels that Pillow refuses to decode it (twice
+            Image.MAX_IMAGE_PIXELS, 179 million).
     """
     try:
         with Image.open(path) as image:
@@ -32,7 +35,7 @@ def read_image(path: str | Path, size: int) -> Tensor:
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """An opened picture's middle square as (size, size, 3) uint8, with few full-size copies."""
+    """The middle square of an opened image: (size, size, 3) uint8. Few full-size copies are made."""
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a half, a quarter or an eighth
     ImageOps.exif_transpose(image, in_place=True)
     image = to_8_bit(image)
@@ -45,7 +48,7 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """The picture in mode L, RGB or RGBA, all of which can be resized."""
+    """Convert an image to mode L, RGB or RGBA, which can be resized."""
     if image.mode[0] in "IF":  # 16 or 32 bits of grey, which Pillow's own conversion clips at 255
         levels = np.nan_to_num(np.asarray(image, dtype=np.float32))
         sixteen = image.mode.startswith("I;16") or levels.max() > 255
@@ -57,13 +60,13 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """(n, 3, H, W) in [-1, 1] -> pictures."""
+    """Convert (n, 3, H, W) in [-1, 1] to Pillow images."""
     data = images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(x) for x in data]
 
 
 def grid(pictures: list[Image.Image], columns: int | None = None) -> Image.Image:
-    """Pictures of one size as one, row by row; as many columns as make it about square."""
+    """Join images of one size to one image, row by row; by default about as many columns as rows."""
     columns = columns or math.ceil(len(pictures) ** 0.5)
     width, height = pictures[0].size
     whole = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
@@ -73,10 +76,10 @@ def grid(pictures: list[Image.Image], columns: int | None = None) -> Image.Image
 
 
 def write_png(file: Path, picture: Image.Image, chunks: PngInfo | None = None) -> None:
-    """Written beside and moved into place, so that no full disk leaves half a picture."""
-    beside = file.with_name(f".{file.name}.part")
+    """Write a PNG to a temporary file and move it into place: a full disk leaves no incomplete image."""
+    temporary = file.with_name(f".{file.name}.part")
     try:
-        picture.save(beside, "png", pnginfo=chunks)
-        beside.replace(file)
+        picture.save(temporary, "png", pnginfo=chunks)
+        temporary.replace(file)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

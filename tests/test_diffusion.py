@@ -163,7 +163,7 @@ def test_prior_pictures_pull_on_the_weights_and_are_the_bases(tiny_folder, photo
         priors.append(model.prior)
     assert priors[1] is None and not torch.equal(ends[0], ends[1])
     assert torch.equal(priors[0].latents, priors[2].latents) and priors[0].latents.shape == (4, 4, 16, 16)
-    assert priors[0].captions == prompts.split("; ") and priors[0].said.flatten().tolist() == [0, 1, 0, 1]
+    assert priors[0].captions == prompts.split("; ") and priors[0].caption_ids.flatten().tolist() == [0, 1, 0, 1]
 
 
 def test_pictures_a_method_draws_for_itself_have_its_guidance(tiny, photos):
@@ -185,12 +185,12 @@ def test_replay_draws_past_concepts_with_the_model_as_it_is(tiny, photos):
     model.learn(first, method, 0, 1)
     model.add_token(second.token, torch.zeros(32))
     seen = method.prior_images(model, seeded(1))
-    assert [seen.captions[k] for k in seen.said[:, 0]] == [f"a photo of {first.token}"] * 6
+    assert [seen.captions[k] for k in seen.caption_ids[:, 0]] == [f"a photo of {first.token}"] * 6
     model.learn(second, method, 0, 2)
     model.add_token(third.token, torch.zeros(32))
     later = method.prior_images(model, seeded(1))
     expected = [f"a photo of {c.token}" for c in (first, second)] * 3
-    assert [later.captions[k] for k in later.said[:, 0]] == expected
+    assert [later.captions[k] for k in later.caption_ids[:, 0]] == expected
     assert not torch.equal(seen.latents[0], later.latents[0])  # the model has moved between
 
 

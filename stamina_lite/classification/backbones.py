@@ -1,4 +1,4 @@
-"""Vision Transformers for the classification half: the embedded one, a folder, or a name of timm's hub."""
+"""Vision Transformers: the embedded one, a folder, or a model of timm's hub."""
 
 from pathlib import Path
 
@@ -14,10 +14,15 @@ IMAGENET_R = "vit_base_patch16_224.augreg_in21k_ft_in1k"  # a bare vit_base_patc
 
 
 def load_backbone(base: str | Path = "mini", device: str | None = None):
-    """A stock timm VisionTransformer, from the embedded one ("mini"), a folder as timm writes it, or a timm model name.
+    """Load a stock timm VisionTransformer. Only safetensors are read, never a pickle.
 
-    Only safetensors are read, never a pickle. device: cuda where there is one, else cpu. Raises UserError where the
-    device is not there, a folder lacks a file or does not fit together, or a name is not known or cannot be fetched.
+    Args:
+        base: "mini" for the embedded one, a folder as timm writes it, or a timm model name.
+        device: by default cuda if it is available, else cpu.
+
+    Raises:
+        UserError: the device is not available, a folder is incomplete or inconsistent, or a name is unknown or cannot
+            be downloaded.
     """
     import timm
     import torch
@@ -41,15 +46,15 @@ def load_backbone(base: str | Path = "mini", device: str | None = None):
     try:
         vit = timm.create_model(name, pretrained=True)
     except WRONG as error:
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"cannot load the backbone {base} ({told}): restore its files, or choose another") from None
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"cannot load the backbone {base} ({reason}): restore its files, or choose another") from None
     if not all(weight.isfinite().all() for weight in vit.state_dict().values()):
         raise UserError(f"the backbone {base} holds weights that are no finite numbers: restore its files")
     return vit.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def precision(device):
-    """The dtype that a ViT computes in: fp32, or bf16 on a GPU that is fast at it. fp16 would need a scaled loss."""
+    """The dtype a ViT computes in: fp32, or bf16 on a GPU that supports it. fp16 would need a scaled loss."""
     import torch
 
     fast = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""Image classification class by class: pictures with their classes, split for training and testing, and cut into tasks.
+"""Datasets of classes: labelled images for training and testing, and their division into tasks.
 
 `renditions` is shipped; `imagenet-r` is read from a folder that data_scripts/imagenet_r.py fills.
 """
@@ -26,11 +26,11 @@ IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
 
 
 class LabelledImages(Protocol):
-    """Pictures and their classes. size: S in px; labels: (n,) integers; load: places -> (m, 3, S, S) in [0, 1].
+    """Images and their classes.
 
-    With a generator pictures are cut, scaled and flipped at random, as for training; without one they are as they are.
-    stream: the same for many places, a part after another. content: bytes that tell these pictures from others, for a
-    hash. of: only the pictures at these places.
+    labels: (n,) integers. size: S in px. load: indices -> images (m, 3, S, S) in [0, 1]; with a generator they are
+    augmented as for training (random crop, scale and flip). stream: `load` for one part of the indices after another.
+    content: bytes that identify these images, for a hash. of: only the images at these indices.
     """
 
     @property
@@ -50,7 +50,7 @@ class LabelledImages(Protocol):
 
 @dataclass(frozen=True)
 class ClassDataset:
-    """name, the classes' names, and the two halves of their pictures; a picture's label is its class's place."""
+    """A dataset: its name, its classes, and images for training and testing. A label is an index of `classes`."""
 
     name: str
     classes: list[str]
@@ -58,14 +58,14 @@ class ClassDataset:
     test: LabelledImages
 
     def first(self, n: int) -> "ClassDataset":
-        """Its first n classes. Raises UserError where there are not so many."""
+        """Only its first n classes. Raises UserError if it has fewer."""
         if n > len(self.classes):
             raise UserError(f"{self.name} has {len(self.classes)} classes, not {n}: choose fewer")
         halves = [half.of(of_classes(half, range(n))) for half in (self.train, self.test)]
         return ClassDataset(self.name, self.classes[:n], *halves)
 
     def hash(self) -> str:
-        """Short sha256 of the classes' names and both halves."""
+        """A short sha256 of the classes' names and all images."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for half in (self.train, self.test):
             digest.update(half.labels.numpy().tobytes())
@@ -75,7 +75,7 @@ class ClassDataset:
 
 @dataclass(frozen=True)
 class TensorImages:
-    """Pictures in memory: images (n, 3, S, S) uint8."""
+    """Images in memory: (n, 3, S, S) uint8."""
 
     images: Tensor
     labels: Tensor
@@ -99,7 +99,7 @@ class TensorImages:
 
 
 def class_order(classes: int, seed: int) -> list[int]:
-    """The order in which classes come: as they are for seed 0, else shuffled as in the code of CODA-Prompt."""
+    """The order of the classes: as they are for seed 0, else shuffled as in the code of CODA-Prompt."""
     order = list(range(classes))
     if seed > 0:
         random.Random(seed).shuffle(order)
@@ -107,7 +107,7 @@ def class_order(classes: int, seed: int) -> list[int]:
 
 
 def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
-    """Labels of the classes of every task. Raises UserError where the classes cannot be shared out evenly."""
+    """Labels of the classes of every task. Raises UserError if the tasks cannot be of equal size."""
     if tasks < 1 or classes % tasks:
         ways = [n for n in range(1, classes + 1) if classes % n == 0]
         raise UserError(f"{classes} classes make no {tasks} equal tasks: choose {', '.join(map(str, ways))}")
@@ -117,14 +117,14 @@ def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TaskPictures:
-    """The training pictures of some classes: places (n,) in `pictures`."""
+    """The training images of some classes: indices `places` (n,) of `pictures`."""
 
     pictures: LabelledImages
     places: Tensor
     classes: list[int]
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """All pictures once, in a random order and cut at random: (m, 3, S, S), (m,), the last batch smaller."""
+        """One epoch in random order, augmented: batches of (m, 3, S, S) and labels (m,), the last one smaller."""
         order = self.places[torch.randperm(len(self.places), generator=generator)]
         parts = order.split(size)
         for places, x in zip(parts, self.pictures.stream(parts, generator), strict=True):
@@ -136,14 +136,20 @@ def task_pictures(pictures: LabelledImages, classes: list[int]) -> TaskPictures:
 
 
 def of_classes(pictures: LabelledImages, classes: Sequence[int]) -> Tensor:
-    """Places of the pictures of some classes: (m,)."""
+    """Indices of the images of some classes: (m,)."""
     return torch.isin(pictures.labels, torch.as_tensor(classes)).nonzero()[:, 0]
 
 
 def class_set(name: str, folder: Path | None = None, classes: int | None = None, size: int = 224) -> ClassDataset:
-    """A set of CLASS_SETS, or its first classes. folder: where imagenet-r is, size: px it is loaded at.
+    """A dataset of CLASS_SETS.
 
-    Raises UserError as the sets do.
+    Args:
+        folder: the folder of imagenet-r.
+        classes: only the first so many.
+        size: px that imagenet-r is loaded at.
+
+    Raises:
+        UserError: the dataset is missing or damaged, or has fewer classes.
     """
     if name == "imagenet-r" and folder is None:
         raise UserError("imagenet-r is read from a folder: give --data DIR, filled by data_scripts/imagenet_r.py")
@@ -154,11 +160,16 @@ def class_set(name: str, folder: Path | None = None, classes: int | None = None,
 
 
 def renditions(part: str = "classes", share_alike: bool = True) -> ClassDataset:
-    """The shipped mini ImageNet-R: 200 emoji of twelve icon sets, in eight techniques. A class's test pictures are by
-    artists whose drawings of it are never trained on.
+    """The shipped mini ImageNet-R: 200 emoji of twelve icon sets, in eight techniques.
 
-    part: "classes", or "tuning" for the 50 others that settings are chosen on. share_alike: with the drawings under
-    CC-BY-SA, where they are there. Raises UserError for a damaged or missing sheet.
+    A class's test images are by artists whose drawings of it are never trained on.
+
+    Args:
+        part: "classes", or "tuning" for the 50 others that settings are chosen on.
+        share_alike: with the drawings under CC-BY-SA, if they are installed.
+
+    Raises:
+        UserError: a sheet is damaged or missing.
     """
     if part not in ("classes", "tuning"):
         raise UserError(f"renditions has no part {part}: choose classes or tuning")
@@ -183,12 +194,12 @@ def _renditions(part: str, share_alike: bool) -> ClassDataset:
 
 
 def metadata() -> dict:
-    """What metadata.json says of the sheets: size, icon sets and licences, every picture's set, style and split."""
+    """The contents of metadata.json: size, icon sets and licences, and every image's set, style and split."""
     return json.loads((RENDITIONS / "metadata.json").read_text(encoding="utf-8"))
 
 
 def read_sheet(file: Path, n: int, size: int, columns: int) -> Tensor:
-    """The first n pictures of a sheet: (n, 3, size, size) uint8."""
+    """The first n images of a sheet: (n, 3, size, size) uint8."""
     try:
         with Image.open(file) as image:
             whole = torch.from_numpy(np.array(image.convert("RGB")))
@@ -203,7 +214,8 @@ def read_sheet(file: Path, n: int, size: int, columns: int) -> Tensor:
 def imagenet_r(folder: Path | str, size: int = 224) -> ClassDataset:
     """ImageNet-R with the split of the CODA-Prompt code: folder/imagenet-r_train.yaml, _test.yaml and class folders.
 
-    Raises UserError for a missing file or picture, for pictures in both halves, and for names the folder does not know.
+    Raises:
+        UserError: a file or an image is missing, an image is in both halves, or labels and folders do not match.
     """
     folder = Path(folder)
     halves = {split: read_split(folder, split, size) for split in IMAGENET_R}
@@ -225,7 +237,7 @@ def imagenet_r(folder: Path | str, size: int = 224) -> ClassDataset:
 
 
 def read_split(folder: Path, split: str, size: int) -> ImageFiles:
-    """One half of the public split; its paths data/imagenet-r/CLASS/NAME.jpg are read below `folder`."""
+    """One half of the public split; its paths data/imagenet-r/CLASS/NAME.jpg are looked up in `folder`."""
     import yaml
 
     file = folder / f"imagenet-r_{split}.yaml"
@@ -254,9 +266,9 @@ def read_split(folder: Path, split: str, size: int) -> ImageFiles:
 
 
 def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -> Tensor:
-    """Every picture of a batch scaled, shifted and flipped at random, at once: (n, 3, S, S) -> the same shape.
+    """Random crop, scale and horizontal flip of a batch: (n, 3, S, S) -> the same shape.
 
-    smallest: the least share of a side that is kept. A drawing fills its picture, so less is cut than from photographs.
+    smallest: the smallest crop, as a share of the side. It is larger than for photographs: a drawing fills its image.
     """
     side, *shift = torch.rand(3, len(x), generator=generator)
     side = smallest + (1 - smallest) * side

@@ -1,4 +1,8 @@
-"""Pictures on disk: read, cut and scaled by threads, ahead of the model that learns from them."""
+"""Image files: threads read, crop and scale them ahead of the model that is trained on them.
+
+Faster than torch's DataLoader with worker processes on the same cores (benchmarks/reading.py, results/reading.json):
+decoding releases Python's lock, and nothing is sent between processes.
+"""
 
 import math
 import os
@@ -16,13 +20,13 @@ from torchvision.transforms.v2 import functional as transforms
 from ..errors import UserError
 from ..images import to_8_bit
 
-ENLARGED = 256 / 224  # test pictures are this much larger than what is cut from their middle
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # what is cut to train on: share of the area, and width to height
+ENLARGED = 256 / 224  # test images are resized to this multiple of the size of the centre crop
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of training crops: share of the area, and width to height
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Pictures on disk, size px when loaded: RandomResizedCrop and flip for training, Resize and CenterCrop else."""
+    """Image files, loaded at `size` px: RandomResizedCrop and flip for training, Resize and CenterCrop for testing."""
 
     files: Sequence[Path]
     labels: Tensor
@@ -32,9 +36,9 @@ class ImageFiles:
         return next(self.stream([places], generator))
 
     def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
-        """While one part is used the next is read, a thread a core: Pillow gives way to others as it decodes.
+        """Yield one part after another; while one is used the next is read, with a thread a core.
 
-        What is cut of a picture depends on a seed that is drawn for it at once, not on which thread comes first.
+        Every image's crop has its own seed, so that it does not depend on the order of the threads.
         """
         seeds: list[int | None] = [None] * sum(map(len, parts))
         if generator is not None:
@@ -63,7 +67,7 @@ class ImageFiles:
         x.copy_(transforms.pil_to_tensor(image)).div_(255)
 
     def content(self) -> bytes:
-        """Their names: to read 30,000 files for a hash would take minutes."""
+        """The files' names: reading 30,000 files for a hash would take minutes."""
         return "\n".join("/".join(Path(file).parts[-2:]) for file in self.files).encode()
 
     def of(self, places: Tensor) -> "ImageFiles":
@@ -71,14 +75,14 @@ class ImageFiles:
 
 
 def ready(x: Tensor, filled: Iterator[None]) -> Tensor:
-    """A part, once all of its pictures are there; what could not be read is raised here."""
+    """Wait for all images of a part; errors of the threads are raised here."""
     for _ in filled:
         pass
     return x
 
 
 def read(file: Path) -> Image.Image:
-    """A picture, or UserError naming it where it cannot be read."""
+    """Read an image in RGB. Raises UserError if it cannot be read."""
     try:
         with Image.open(file) as image:
             grey = image.mode[0] in "IF"  # 16 bits or more, which Pillow's own conversion clips at 255
@@ -88,13 +92,13 @@ def read(file: Path) -> Image.Image:
 
 
 def cut(image: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
-    """RandomResizedCrop and RandomHorizontalFlip of torchvision, which know no generator but torch's own."""
+    """torchvision's RandomResizedCrop and RandomHorizontalFlip, which take no generator themselves."""
     image = transforms.resized_crop(image, *crop_box(image.height, image.width, generator), [size, size])
     return transforms.horizontal_flip(image) if torch.rand(1, generator=generator) < 0.5 else image
 
 
 def crop_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what RandomResizedCrop would cut, drawn as it draws."""
+    """Top, left, height and width of a crop, sampled as RandomResizedCrop does."""
 
     def between(low: float, high: float) -> float:
         return torch.empty(1).uniform_(low, high, generator=generator).item()
@@ -106,5 +110,5 @@ def crop_box(height: int, width: int, generator: torch.Generator) -> tuple[int, 
         if 0 < w <= width and 0 < h <= height:
             top, left = (int(torch.randint(n + 1, (1,), generator=generator)) for n in (height - h, width - w))
             return top, left, h, w
-    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))  # the middle of a narrow picture
+    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))  # the centre of a narrow image
     return (height - h) // 2, (width - w) // 2, h, w

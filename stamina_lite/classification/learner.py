@@ -75,7 +75,7 @@ class ContinualClassifier(Sequence):
 
     @property
     def left(self) -> int:
-        """Tasks that are still to be learned."""
+        """The number of tasks that are not learned yet."""
         return len(self.rounds) - len(self.records)
 
     def learn(self, progress: bool = True) -> dict:
@@ -104,32 +104,33 @@ class ContinualClassifier(Sequence):
         return record
 
     def learn_all(self, progress: bool = True) -> dict:
-        """Learn what is left, and return the results."""
+        """Learn all remaining tasks and return the results."""
         with tqdm(total=len(self.rounds), initial=len(self.records), desc=self.name, **shown(progress)) as bar:
             while self.left:
                 record = self.learn(progress)
                 bar.set_postfix(accuracy=f"{measures.final_mean([record['accuracy']]):.1f} %")
                 bar.update()
         results = self.results()
-        if self.run:  # the last task may have been kept, and its results not
+        if self.run:  # after a kill the last task may be stored, and its results not
             write_json(self.run.folder / "results.json", results)
         return results
 
     def test(self) -> list[int]:
-        """Test pictures told right among all classes seen, no task given: a count a class, as they were learned."""
-        half, seen = self.data.test, self.model.seen
-        places = of_classes(half, seen)
-        told = torch.cat([self.model.predict(x) for x in half.stream(places.split(128))])
-        right = told == half.labels[places]
-        return torch.bincount(half.labels[places][right], minlength=len(self.data.classes))[seen].tolist()
+        """Correct predictions on the test images of all classes seen, a count for each class in learning order."""
+        images, seen = self.data.test, self.model.seen
+        indices = of_classes(images, seen)
+        predictions = torch.cat([self.model.predict(x) for x in images.stream(indices.split(128))])
+        right = predictions == images.labels[indices]
+        return torch.bincount(images.labels[indices][right], minlength=len(self.data.classes))[seen].tolist()
 
     def results(self) -> dict:
-        """What results.json holds. accuracy[i][j]: percent on task j after task i; of a joint method one row.
+        """The contents of results.json.
 
-        right[i]: what `test` counted after task i; asked: test pictures of every class, in the same order.
+        accuracy[i][j]: percent on task j after task i, one row for a joint method. right[i]: the result of `test` after
+        task i. asked: the number of test images of every class, in the same order.
         """
         rows, R = self.records, [r["accuracy"] for r in self.records]
-        forgets = len(R) > 1
+        several = len(R) > 1
         return {
             "method": self.name,
             "seed": self.seed,
@@ -139,9 +140,9 @@ class ContinualClassifier(Sequence):
             "right": [r["right"] for r in rows],
             "asked": self.asked,
             "a_n": measures.final_mean(R) if R else None,
-            "a_n_running": measures.mean_of_running_means(R) if forgets else None,
-            "f_n": measures.forgetting_coda(R) if forgets else None,
-            "f_n_chaudhry": measures.forgetting_chaudhry(R) if forgets else None,
+            "a_n_running": measures.mean_of_running_means(R) if several else None,
+            "f_n": measures.forgetting_coda(R) if several else None,
+            "f_n_chaudhry": measures.forgetting_chaudhry(R) if several else None,
             "n_param": rows[-1]["n_param"] if rows else None,
             **{key: [r[key] for r in rows] for key in RECORDED},
         }
@@ -175,7 +176,7 @@ MEASURES = {
 
 
 def fingerprint(vit) -> str:
-    """A short hash of a ViT's weights, its head left out: a run goes on only on the base it began with."""
+    """A short sha256 of a ViT's weights without its head. A run goes on only on a base with the same hash."""
     digest = hashlib.sha256()
     for name, weight in sorted(vit.state_dict().items()):
         if not name.startswith("head."):

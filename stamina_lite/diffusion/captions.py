@@ -1,4 +1,4 @@
-"""Pictures as the U-Net is trained on them: latents, and what may be said of each."""
+"""Encoded images with their captions: what the U-Net is trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ PROMPT = TEMPLATES[0]
 
 @dataclass
 class CaptionedLatents:
-    """Encoded pictures and their captions."""
+    """Encoded images and the captions that fit each of them."""
 
     latents: Tensor  # (n, C, h, w), scaled, fp32
     captions: list[str]  # all different
-    said: Tensor  # (n, k), which captions fit picture i
+    caption_ids: Tensor  # (n, k), indices of the captions that fit image i
 
     def pick(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n pictures drawn with replacement, and for each one of its captions: (n, C, h, w), (n,)."""
+        """Sample n images with replacement and one caption for each: latents (n, C, h, w), caption indices (n,)."""
         i = torch.randint(len(self.latents), (n,), generator=generator)
-        k = torch.randint(self.said.shape[1], (n,), generator=generator)
-        return self.latents[i.to(self.latents.device)], self.said[i, k]
+        k = torch.randint(self.caption_ids.shape[1], (n,), generator=generator)
+        return self.latents[i.to(self.latents.device)], self.caption_ids[i, k]
 
 
 def caption_with_templates(latents: Tensor, subjects: Sequence[str]) -> CaptionedLatents:
-    """Pictures of subjects, one for each latent, of which every template may be told."""
+    """Caption images of subjects, one subject for each latent, with every template."""
     distinct = list(dict.fromkeys(subjects))
     captions = [template.format(subject) for subject in distinct for template in TEMPLATES]
     first = torch.tensor([distinct.index(subject) * len(TEMPLATES) for subject in subjects])

@@ -1,4 +1,4 @@
-"""Two concepts in one picture: is each of them there, in its place?"""
+"""Two concepts in one image: is each of them recognised, in its place?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from ..measures.features import Features
 from .captions import PROMPT
 from .concepts import Concept
 
-SIDE = 5 / 8  # of the picture's: two people side by side each fill a square of about that size, standing at the bottom
+SIDE = 5 / 8  # of the image's side: each of two people side by side fills a square of about that size at the bottom
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two concepts to be drawn together: side by side, the first on the left, or the first before a scene."""
+    """Two concepts in one prompt: side by side, the first on the left, or the first in front of a scene."""
 
     first: Concept
     second: Concept
-    scene: bool = False  # the second fills the picture, and the first stands anywhere before it
+    scene: bool = False  # the second fills the image, and the first is anywhere in front of it
 
     @property
     def prompt(self) -> str:
@@ -29,23 +29,27 @@ class Pair:
 
 
 def halves(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower left and the lower right square of pictures: (n, 3, H, W) -> two of (n, 3, SIDE H, SIDE W)."""
+    """The lower left and the lower right square of images: (n, 3, H, W) -> two of (n, 3, SIDE H, SIDE W)."""
     height, width = images.shape[-2:]
     side = round(SIDE * min(height, width))
     return images[..., height - side :, :side], images[..., height - side :, width - side :]
 
 
 def detect(images: Tensor, pair: Pair, like_first: Mapping, like_second: Mapping, features: Features) -> dict:
-    """Are both concepts of a pair in its pictures? {"both", "one", "nearer"}, each in [0, 1].  [ours]
+    """Are both concepts of a pair recognised in images of it?  [ours]
 
-    images: (n, 3, H, W) in [-1, 1]. like_first, like_second: name -> features (m, d) of the real pictures of all
-    concepts that each of the two is told from: the scene from other scenes, anything else from everything. A concept is
-    looked for in its part: the first in the left half and the second in the right one; before a scene, the first in
-    either half and the scene in the whole picture.
+    The first concept is looked for in the left part and the second in the right part; in front of a scene, the first in
+    either part and the scene in the whole image.
 
-    both, one: share of pictures in which both concepts, or at least one, are the nearest to their part. nearer: the
-    share of other concepts that are nearer to a part than its own, mean over the two; 0 if always found, by chance 1/2
-    (1/3 for what may stand in either half).
+    Args:
+        images: (n, 3, H, W) in [-1, 1].
+        like_first, like_second: name -> features (m, d) of the references of all concepts that the first, or the
+            second, is distinguished from: a scene from other scenes, anything else from all concepts.
+
+    Returns:
+        both, one: share of images in which both concepts, or at least one, are the nearest to their part.
+        nearer: share of other concepts that are nearer to a part than its own, mean over the two. 0 if both are always
+            recognised; by chance 1/2 (1/3 for a concept that may be in either part).
     """
     left, right = (features(half) for half in halves(images))
     if pair.scene:
@@ -62,17 +66,17 @@ def detect(images: Tensor, pair: Pair, like_first: Mapping, like_second: Mapping
 
 
 def nearer(part: Tensor, concept: Concept, like: Mapping) -> Tensor:
-    """For features of parts of pictures (n, d) the share of other concepts whose mean is nearer than its own: (n,)."""
-    closeness = part.double() @ directions([*like.values()]).T  # (n, N)
-    own = closeness[:, [*like].index(concept.name)]
-    return (closeness > own[:, None]).double().sum(1) / (len(like) - 1)
+    """The share of other concepts whose mean is nearer to each row than the concept's own: (n, d) -> (n,)."""
+    similarity = part.double() @ directions([*like.values()]).T  # (n, N)
+    target = similarity[:, [*like].index(concept.name)]
+    return (similarity > target[:, None]).double().sum(1) / (len(like) - 1)
 
 
 def pasted(first: Tensor, second: Tensor, scene: bool = False) -> Tensor:
-    """Real pictures of two concepts put together as `detect` expects them: its ceiling.
+    """Real images of two concepts in one, as `detect` expects them: the ceiling of its measures.
 
-    first, second: (n, 3, H, W) -> (n, 3, H, W): the first shrunk into the lower left, the second into the lower right,
-    each up to the middle, or behind the first as it is.
+    (n, 3, H, W) twice -> (n, 3, H, W): the first is scaled into the lower left, the second into the lower right, both
+    up to the middle, or the second is the background.
     """
     n, channels, height, width = first.shape
     side, middle = round(SIDE * min(height, width)), width // 2

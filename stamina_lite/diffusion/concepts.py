@@ -1,7 +1,7 @@
-"""Concepts and their pictures: the embedded sets, a user's own folders, and what is wrong with them in one line.
+"""Concepts and their images: the embedded sets and a user's own folders.
 
-A concept is a folder of pictures; its token in a prompt is the folder's name in angle brackets. Whatever a user's
-pictures are (greyscale, CMYK, 16-bit, transparent, rotated by EXIF, huge), a model sees RGB squares.
+A concept is a folder of images; its token in a prompt is the folder's name in angle brackets. Images may be greyscale,
+CMYK, 16-bit, transparent, rotated by EXIF or large: a model gets RGB squares.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class Concept:
-    """A thing to be learned from pictures: images are for training, references for measuring."""
+    """A person, a place or a thing that is learned from images; references are images that only measures use."""
 
     name: str
     images: tuple[Path, ...]
@@ -55,18 +55,22 @@ def concepts(
     source: str | Path, order: str = "alternate", count: int | None = None, shuffle: int = 0,
     data: str | Path | None = None,
 ) -> list[Concept]:  # fmt: skip
-    """The concepts of an embedded set (a name of SETS) or of a user's folder, in the order in which they are learned.
+    """The concepts of a set or of a folder, in the order in which they are learned.
 
-    The real set of the papers, REAL, is read from the folder `data`, which scripts in data_scripts fill; that folder
-    itself may be named instead.
+    A user's folder has one sub-folder of images for each concept, in the order of their names; or it has images itself
+    and is one concept. Images to measure with are in a folder FOLDER-references of the same layout; without it the
+    training images are used for both.
 
-    A user's folder has one sub-folder of pictures a concept, taken in the order of their names; or it has pictures
-    itself and is one concept. A folder of the same shape beside it, FOLDER-references, holds pictures to measure with;
-    without it the training pictures serve for both. `order` is for the named sets; `count` keeps the first so many.
-    shuffle: a seed by which people change places with people and waterfalls with waterfalls (of a user's folder, any
-    with any); 0 leaves them as they are.
+    Args:
+        source: a name of SETS; REAL, the papers' set, or its folder; or a user's folder.
+        order: a name of ORDERS, for SETS and REAL.
+        count: only the first so many.
+        shuffle: a seed by which people change places with people and waterfalls with waterfalls, in a user's folder any
+            with any; 0 does not shuffle.
+        data: the folder of REAL, which data_scripts fill.
 
-    Raises UserError, also for a picture that cannot be read: better now than after hours of learning.
+    Raises:
+        UserError: a set, folder or order is wrong, or an image cannot be read.
     """
     order = order.replace(" ", "-")  # as earlier versions spelled them
     if order not in ORDERS:
@@ -90,15 +94,15 @@ def concepts(
 
 
 def embedded(name: str, order: str, shuffle: int = 0) -> list[Concept]:
-    """A set that comes with the package, as its manifest lists it."""
+    """The concepts of an embedded set, as its manifest lists them."""
     manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
     names, entries = list(manifest["sets"][name]), manifest["concepts"]
     kinds = [entries[n]["kind"] for n in names]
     for kind in dict.fromkeys(kinds) if shuffle else ():
-        places = [k for k, other in enumerate(kinds) if other == kind]
-        mixed = [names[k] for k in random.Random(shuffle).sample(places, len(places))]
-        for place, n in zip(places, mixed, strict=True):
-            names[place] = n
+        positions = [k for k, other in enumerate(kinds) if other == kind]
+        mixed = [names[k] for k in random.Random(shuffle).sample(positions, len(positions))]
+        for position, n in zip(positions, mixed, strict=True):
+            names[position] = n
     first = {"people-first": "person", "waterfalls-first": "waterfall"}.get(order)
     if first:
         names = sorted(names, key=lambda n: entries[n]["kind"] != first)  # stable: each kind keeps its order
@@ -107,7 +111,7 @@ def embedded(name: str, order: str, shuffle: int = 0) -> list[Concept]:
 
 
 def real(data: str | Path | None, order: str, shuffle: int = 0) -> list[Concept]:
-    """REAL from its folder: people and waterfalls in turn, what one half has more at the end; as `embedded` else."""
+    """The concepts of REAL: people and waterfalls in turn, what one half has more at the end."""
     if data is None:
         raise UserError(f"{REAL} is read from a folder: give --data DIR, filled by data_scripts/celeba_hq.py")
     for half, script in HALVES.items():
@@ -123,19 +127,19 @@ def real(data: str | Path | None, order: str, shuffle: int = 0) -> list[Concept]
 
 
 def from_folder(folder: Path) -> list[Concept]:
-    """The concepts of a user's folder: see `concepts`."""
+    """The concepts of a user's folder, see `concepts`."""
     if folder.is_file():
         raise UserError(f"{folder} is a file: give the folder that holds it")
     if not folder.is_dir():
         raise UserError(f"no set or folder is called {folder}: choose {', '.join(SETS)} or a folder of pictures")
-    inside = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    if inside and pictures(folder):
+    folders = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    if folders and pictures(folder):
         raise UserError(f"{folder} holds both pictures and folders: move the pictures into a folder of their own")
-    if not inside and not pictures(folder):
+    if not folders and not pictures(folder):
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp, or one sub-folder a concept")
     root = folder.resolve()  # "." has a name too
-    beside = root.parent / f"{root.name}-references"
-    sources = [(f.name, f, beside / f.name) for f in inside] or [(root.name, folder, beside)]
+    references = root.parent / f"{root.name}-references"
+    sources = [(f.name, f, references / f.name) for f in folders] or [(root.name, folder, references)]
     found = [user_concept(*source) for source in sources]
     refuse_same_names(found, folder)
     for path in dict.fromkeys(path for concept in found for path in concept.images + concept.references):
@@ -144,7 +148,7 @@ def from_folder(folder: Path) -> list[Concept]:
 
 
 def user_concept(name: str, folder: Path, references: Path) -> Concept:
-    """One folder of pictures as a concept, with "-" for the spaces in its name."""
+    """A folder of images as a concept; spaces in its name become "-"."""
     name = name.replace(" ", "-")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(f"{name!r} cannot be a concept's name: rename the folder with a-z, 0-9, - and _ only")
@@ -155,7 +159,7 @@ def user_concept(name: str, folder: Path, references: Path) -> Concept:
 
 
 def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
-    """Raise UserError for names that are equal or differ in capitals only: tokenizers lower all letters."""
+    """Raise UserError for names that are equal but for capitals, which tokenizers do not distinguish."""
     seen: dict[str, str] = {}
     for concept in concepts:
         key = concept.name.lower()
@@ -165,9 +169,10 @@ def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
 
 
 def pictures(folder: Path) -> tuple[Path, ...]:
-    """The picture files of a folder, sorted; hidden and other files are passed over.
+    """The image files of a folder, sorted. Hidden files and other kinds of files are skipped.
 
-    Raises UserError for pictures of a kind that is not read: better than to learn from the others in silence.
+    Raises:
+        UserError: there is an image of a kind that cannot be read, such as HEIC.
     """
     files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and f.is_file())
     unread = [f for f in files if f.suffix.lower() in UNREAD]
@@ -177,7 +182,7 @@ def pictures(folder: Path) -> tuple[Path, ...]:
 
 
 def set_hash(concepts: Iterable[Concept]) -> str:
-    """sha256 of the concepts' names and training pictures, in their order."""
+    """sha256 of the concepts' names and training images, in order."""
     digest = hashlib.sha256()
     for concept in concepts:
         digest.update(f"{concept.name} {len(concept.images)}\n".encode())
@@ -187,5 +192,5 @@ def set_hash(concepts: Iterable[Concept]) -> str:
 
 
 def learned_from(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
-    """The first n pictures that each concept is learned from, by its name, to be shown beside what is drawn."""
+    """The first n training images of each concept, by its name: a row of real images for a figure."""
     return {c.name: [Image.open(file).convert("RGB") for file in c.images[:n]] for c in concepts}

@@ -1,4 +1,4 @@
-"""From a learner to numbers: pictures of concepts after a task, their features, and the paper's measures of them."""
+"""Images that a learner generates after a task, their features, and the measures of them."""
 
 import hashlib
 import os
@@ -18,16 +18,25 @@ from .concepts import Concept
 from .pictures import from_folder, save_pictures
 from .sampling import DRAWING_STEPS
 
-SHARED = 4  # pictures of a concept that come from the same noise after every task
+SHARED = 4  # images of a concept that have the same noise after every task
 
 
 class Evaluation:
-    """Draws n pictures of concepts after a task and compares them with the concepts' references.
+    """Generates n images of concepts after a task and compares them with the concepts' references.
 
-    Of X_{i,j}, the pictures of concept j after task i, the first SHARED come from the same noise for every i, so that
-    sheets can be compared by eye; all others from noise of their own. Where two such sets meet in a measure the pairs
-    are left out of the cross term, which makes it unbiased again. stages: numbers of tasks after which all concepts so
-    far are drawn, and not only the newest.
+    Of X_{i,j}, the images of concept j after task i, the first SHARED have the same noise for every i, so that sheets
+    can be compared by eye; the others have different noise. A measure of two such sets leaves the pairs of equal noise
+    out of its cross term and is unbiased.
+
+    Args:
+        concepts: in the order in which they are learned.
+        features, grey: the features that are measured, and the same of greyscale images.
+        n: number of images.
+        steps, guidance: of the sampler.
+        stages: numbers of tasks after which all concepts so far are measured, and not only the newest.
+
+    Raises:
+        UserError: a concept has fewer than two references.
     """
 
     def __init__(
@@ -46,12 +55,12 @@ class Evaluation:
         self._real: dict[str, list[Tensor]] = {}  # extractor -> features of every concept's references
 
     def after(self, learner, task: int, concepts: list[Concept]) -> None:
-        """Draw, keep and measure pictures of concepts after `task`; those on disk are not drawn again."""
+        """Generate, store and measure images of concepts after `task`; stored images are not generated again."""
         wanted = [c for c in concepts if (task, self.index[c.name]) not in self.drawn]
         folder = learner.out / "images" / f"after-{task:03d}"
         missing = [c for c in wanted if len(list((folder / c.name).glob("*.png"))) < self.n]
-        together = [[c] for c in missing] if learner.method.separate_models else [missing] if missing else []
-        for group in together:
+        groups = [[c] for c in missing] if learner.method.separate_models else [missing] if missing else []
+        for group in groups:
             learner.recall(group[0].name)
             prompts = [PROMPT.format(c.token) for c in group for _ in range(self.n)]
             seeds = [picture_seed(learner.seed, c.name, k, task) for c in group for k in range(self.n)]
@@ -64,7 +73,7 @@ class Evaluation:
             self.drawn_grey[task, j] = self.grey(images)
 
     def results(self, learner) -> dict:
-        """What results.json holds; measures over all concepts appear once all were drawn after the last task."""
+        """The contents of results.json; measures over all concepts are added after the last task."""
         done, last = learner.records, len(self.concepts)
         names = [c.name for c in self.concepts][: len(done)]
         real = self.real(self.features, learner.model.size)
@@ -91,7 +100,7 @@ class Evaluation:
         return all((n, j) in self.drawn for j in range(n))
 
     def _stage(self, real: list[Tensor], n: int) -> dict:
-        """The measures after task n, over the n concepts learned by then."""
+        """The measures after task n, over the n concepts that are learned by then."""
         now, real = [self.drawn[n, j] for j in range(n)], real[:n]
         then = {j: self.drawn[j + 1, j] for j in range(n - 1) if (j + 1, j) in self.drawn}
         drift = [measures.mmd2(x, now[j], paired=True) for j, x in then.items()]
@@ -108,7 +117,7 @@ class Evaluation:
         }
 
     def real(self, extractor: Features, size: int) -> list[Tensor]:
-        """Features of every concept's real pictures, computed once: N tensors (m, d)."""
+        """Features of every concept's references, computed once: N tensors (m, d)."""
         if extractor.name not in self._real:
             self._real[extractor.name] = [reference_features(c, extractor, size) for c in self.concepts]
         return self._real[extractor.name]
@@ -130,7 +139,7 @@ class Evaluation:
 
 
 def reference_features(concept: Concept, features: Features, size: int) -> Tensor:
-    """Features of a concept's real pictures, (n, d), cached on disk under the hash of pictures and extractor."""
+    """Features of a concept's references, (n, d), cached on disk by the hash of the images and the extractor."""
     digest = hashlib.sha256(f"{features.key} {size}".encode())
     for file in concept.references:
         digest.update(file.read_bytes())
@@ -138,13 +147,13 @@ def reference_features(concept: Concept, features: Features, size: int) -> Tenso
     file = home / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
         home.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(f".{os.getpid()}")
-        save_file({"features": features(concept.load_references(size)).contiguous()}, beside)
-        os.replace(beside, file)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        save_file({"features": features(concept.load_references(size)).contiguous()}, temporary)
+        os.replace(temporary, file)
     return load_file(file)["features"]
 
 
 def picture_seed(seed: int, concept: str, k: int, task: int = 0) -> int:
-    """The noise of picture k of a concept: for the first SHARED the same after every task."""
-    when = f" {task}" if k >= SHARED else ""
-    return int.from_bytes(hashlib.sha256(f"{seed} {concept} {k}{when}".encode()).digest()[:7], "big")
+    """The seed of image k of a concept after a task; the first SHARED have the same one after every task."""
+    suffix = f" {task}" if k >= SHARED else ""
+    return int.from_bytes(hashlib.sha256(f"{seed} {concept} {k}{suffix}".encode()).digest()[:7], "big")

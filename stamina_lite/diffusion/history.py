@@ -1,6 +1,6 @@
-"""What a model has learned before, beside an exported pipeline: a later run goes on from it as from its own past.
+"""What an exported pipeline has learned before, in a file of its folder: a later run goes on from it.
 
-L_forget needs Σ_t ΔW_t, and the tokens must be known as learned ones; the pipeline itself tells neither.
+L_forget needs Σ_t ΔW_t, and tokens must be known as learned ones. The pipeline itself contains neither.
 """
 
 import json
@@ -16,16 +16,17 @@ PAST = "past.safetensors"
 
 
 def save_past(folder: Path, model) -> None:
-    """Of a `TextToImage`: the base weights of its layers, what is kept beside them, and its tokens."""
+    """Store a `TextToImage`'s weights before the first task, its methods' memory, and its tokens."""
     tensors = {k: v for k, v in state_tensors(model.layers).items() if k.startswith("memory.")}
     tensors |= {f"start.{layer.name}": layer.start for layer in model.layers if layer.past.any()}
     write_tensors(folder / PAST, tensors, {"tokens": json.dumps([*model.custom])})
 
 
 def take_up(model) -> None:
-    """Let a model know the past of the folder it was loaded from, if there is one.
+    """Load the history of the folder that a model was loaded from, if there is one.
 
-    Raises UserError for a damaged file, or one of another model.
+    Raises:
+        UserError: the file is damaged, or belongs to another model.
     """
     file = Path(str(model.pipe.name_or_path)) / PAST
     if not file.is_file():

@@ -21,13 +21,21 @@ def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
 
 
 def from_folder(folder: Path) -> Tensor:
-    """The pictures of a folder in order, as they were kept in 8 bits: (n, 3, H, W) in [-1, 1]."""
+    """Read the PNG files of a folder in order: (n, 3, H, W) in [-1, 1]."""
     arrays = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.glob("*.png"))]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def save_described(pictures: list[Image.Image], folder: Path, about: dict, as_grid: bool = False) -> list[Path]:
-    """PNGs that say in their text chunks what they were drawn from; their paths. as_grid: one of all of them too."""
+    """Write PNG files whose text chunks say how the images were generated.
+
+    Args:
+        about: prompt, seed and other options; they are written to the text chunks and hashed into the file names.
+        as_grid: write one PNG of all images too.
+
+    Returns:
+        The paths.
+    """
     words = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
     mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:6]
     name = f"{words or 'picture'}-seed{about['seed']}-{mark}"  # no two of other settings share a name

@@ -1,4 +1,4 @@
-"""A stock Stable Diffusion pipeline as it is drawn with: pictures to latents, prompts to words, words to pictures."""
+"""A stock Stable Diffusion pipeline without training: images to latents, prompts to images, custom tokens."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ SAMPLERS = {  # name -> class in diffusers
 
 
 class Drawing:
-    """A frozen StableDiffusionPipeline and the tokens it was given. Images are (n, 3, H, W) in [-1, 1]."""
+    """A frozen StableDiffusionPipeline and its custom tokens. Images are (n, 3, H, W) in [-1, 1]."""
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -41,19 +41,19 @@ class Drawing:
 
     @torch.no_grad()
     def encode(self, images: Tensor, batch: int = 32) -> Tensor:
-        """Latents of a concept's pictures, encoded once: (n, 3, H, W) -> (n, C, h, w), scaled, fp32."""
+        """Images to latents: (n, 3, H, W) -> (n, C, h, w), scaled, fp32."""
         parts = [self.vae.encode(x.to(self.vae.device, self.vae.dtype)).latent_dist.mean for x in images.split(batch)]
         return torch.cat(parts).float() * self.vae.config.scaling_factor
 
     def add_token(self, token: str, row: Tensor) -> None:
-        """Give a token its row (width,) in the stock embedding table."""
+        """Set a token's row (width,) in the embedding table; a new token is added to the vocabulary."""
         if token not in self.custom:
             self.custom[token] = add_token(self.pipe.tokenizer, self.text, token)
         with torch.no_grad():
             self.table.weight[self.custom[token]] = row.to(self.table.weight)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """(n, positions) token ids, padded to the text encoder's length as Stable Diffusion does."""
+        """Token ids, padded to the text encoder's length as in Stable Diffusion: (n, positions)."""
         tokenizer = self.pipe.tokenizer
         ids = tokenizer(
             prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
@@ -62,7 +62,7 @@ class Drawing:
 
     @torch.no_grad()
     def token_features(self) -> Tensor:
-        """What the text encoder makes of the newest token, and of the end of its sentence: (2, width)."""
+        """Hidden states of the newest token and of the end of its sentence: (2, width)."""
         name, index = list(self.custom.items())[-1]
         ids = self.tokenize([PROMPT.format(name)])
         place = (ids[0] == index).nonzero()[0, 0]
@@ -70,7 +70,7 @@ class Drawing:
 
     @torch.no_grad()
     def word_features(self, n: int = 200) -> Tensor:
-        """What it makes of n sentences with words of the base vocabulary, position by position: (m, width)."""
+        """Hidden states of n sentences with words of the base vocabulary, of all positions: (m, width)."""
         vocabulary = self.pipe.tokenizer.convert_ids_to_tokens(range(self.words))
         known = [w.removesuffix("</w>") for w in vocabulary if w.endswith("</w>") and w[:-4].isalpha()]
         ids = self.tokenize([PROMPT.format(w) for w in known[:: max(1, len(known) // n)][:n]])
@@ -80,7 +80,7 @@ class Drawing:
 
     @torch.no_grad()
     def imagine(self, prompts: list[str], generator: torch.Generator, guidance: float = GUIDANCE) -> Tensor:
-        """Latents of pictures that the model as it is draws, one a prompt, to be trained on: (n, C, h, w)."""
+        """Generate latents with the present model, one for each prompt, to train on: (n, C, h, w)."""
         seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
         return self._run(prompts, seeds, guidance=guidance, output_type="latent").to(memory_format=torch.channels_last)
 
@@ -94,9 +94,16 @@ class Drawing:
         batch: int = 64,
         sampler: str = "unipc",
     ) -> Tensor:
-        """One picture a (prompt, seed) pair, depending on its seed alone: (n, 3, H, W) in [-1, 1], on the CPU.
+        """Generate an image for each prompt with its seed: (n, 3, H, W) in [-1, 1], on the CPU.
 
-        sampler: a name of SAMPLERS, whatever scheduler the pipeline has. Raises UserError for another.
+        Args:
+            prompts, seeds: of equal length. An image depends on its own seed alone, whatever the batch size.
+            steps: of the sampler, at most as many as the base was trained with.
+            guidance: scale of classifier-free guidance, from 1.
+            sampler: a name of SAMPLERS; the pipeline's own scheduler is not used.
+
+        Raises:
+            UserError: a prompt names an unknown token, or steps or sampler are wrong.
         """
         check_prompts(prompts, self.pipe.tokenizer)
         most = self.pipe.scheduler.config.num_train_timesteps
@@ -125,7 +132,7 @@ class Drawing:
 
 
 def make_sampler(name: str, own):
-    """A sampler with the betas and the prediction type of a pipeline's own scheduler."""
+    """The sampler called `name` with the betas and the prediction type of the scheduler `own`."""
     import diffusers
 
     if name not in SAMPLERS:

@@ -1,14 +1,14 @@
-"""Pipelines are saved so that stock code can read and draw with them, whatever precision they have."""
+"""Saving pipelines so that stock code can load and use them, whatever their precision."""
 
 import copy
 import functools
 
 
 def save_in_fp32(model) -> None:
-    """Let `model.save_pretrained` write fp32 weights, while the model itself stays as it is.
+    """Make `model.save_pretrained` write fp32 weights; the model itself keeps its precision.
 
-    Unless a dtype is given, transformers loads a model in the precision of its file and diffusers loads its models in
-    fp32. A pipeline whose text encoder was saved in half precision then fails at its first prompt.
+    Unless a dtype is given, transformers loads a model in the precision of its file, and diffusers in fp32. A pipeline
+    whose text encoder was saved in half precision then fails at its first prompt.
     """
 
     @functools.wraps(type(model).save_pretrained.__get__(model))  # diffusers looks at the signature

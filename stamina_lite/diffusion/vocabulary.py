@@ -1,4 +1,4 @@
-"""Concepts' tokens in a tokenizer: adding them, and prompts that name them."""
+"""The tokens of concepts in a tokenizer, and prompts that name them."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,14 @@ from .concepts import Concept
 
 
 def add_token(tokenizer, text_encoder, token: str) -> int:
-    """Append a token to the vocabulary and a row to the table; returns its index. The other rows stay bit-equal."""
+    """Append a token to the vocabulary and a row to the embedding table; the other rows stay bit-equal.
+
+    Returns:
+        The token's index.
+
+    Raises:
+        ValueError: the token is in the vocabulary already.
+    """
     from transformers import AddedToken
 
     if tokenizer.add_tokens([AddedToken(token, normalized=False)]) != 1:
