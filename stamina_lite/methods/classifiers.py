@@ -1,4 +1,4 @@
-"""Methods of the classification tables that text-to-image does not have."""
+"""Methods for classification only."""
 
 import copy
 from typing import Any
@@ -16,7 +16,7 @@ from .subspaces import grow, input_covariances, leading
 
 
 class FineTuning(Method):
-    """Every weight, and a loss over all classes seen: the present ones push the past ones out."""
+    """Fine-tuning of every weight with a loss over all classes seen: past classes are forgotten."""
 
     name = "ft"
     full_finetuning = True
@@ -27,34 +27,34 @@ class FineTuning(Method):
 
 
 class FineTuningLocal(FineTuning):
-    """Fine-tuning whose loss leaves past classes out (FT++ of Smith et al. 2023, after Ahn et al. 2021)."""
+    """Fine-tuning with a loss over the task's classes only (FT++ of Smith et al. 2023, after Ahn et al. 2021)."""
 
     name = "ft++"
     task_local_loss = True
 
 
 class LearningWithoutForgetting(FineTuningLocal):
-    """FT++, with the past classes' logits held to those of the model before the task (Li & Hoiem 2016, their eq. 3)."""
+    """FT++ with distillation of the past classes' logits of the model before the task (Li & Hoiem 2016, eq. 3)."""
 
     name = "lwf"
     T = 2.0
 
-    def begin(self, model, pictures):
+    def begin(self, model, images):
         self.before = copy.deepcopy(model.vit) if model.past else None
 
     def auxiliary_loss(self, model, x, logits):
-        """T² KL(softmax(before / T) ‖ softmax(now / T)) over past classes, mean over the batch."""
+        """T² KL(softmax(before / T) ‖ softmax(logits / T)) over past classes, mean over the batch."""
         if self.before is None:
             return None
         with torch.no_grad():
-            told = self.before.head(model.embed(self.before, x))[:, model.past]
-        now = F.log_softmax(logits[:, model.past] / self.T, 1)
-        apart = F.kl_div(now, F.log_softmax(told / self.T, 1), log_target=True, reduction="batchmean")
-        return self.settings.distill * self.T**2 * apart
+            teacher = F.log_softmax(self.before.head(model.embed(self.before, x))[:, model.past] / self.T, 1)
+        student = F.log_softmax(logits[:, model.past] / self.T, 1)
+        divergence = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        return self.settings.distill * self.T**2 * divergence
 
 
 class ElasticWeightConsolidation(FineTuningLocal):
-    """FT++ with the penalty of the text-to-image half: λ/2 Σ F (W_t − W_{t-1})² (Kirkpatrick et al. 2017)."""
+    """FT++ with EWC's penalty, λ/2 Σ F (W_t − W_{t-1})² (Kirkpatrick et al. 2017)."""
 
     name = "ewc"
     penalty = CustomDiffusionEWC.penalty
@@ -69,7 +69,7 @@ class Joint(FineTuning):
 
 
 class NearestClassMean(Method):
-    """Nothing is trained: a picture belongs to the class whose mean of frozen features is nearest. [ours]
+    """The class whose mean of frozen features is nearest; nothing is trained. [ours]
 
     ‖f − μ‖² is smallest where μ·f − ‖μ‖²/2 is largest: a linear head with rows μ and bias −‖μ‖²/2.
     """
@@ -81,41 +81,41 @@ class NearestClassMean(Method):
         return None
 
     @torch.no_grad()
-    def end(self, model, pictures, adapters, generator):
-        labels = pictures.pictures.labels[pictures.places]
-        parts = pictures.pictures.stream(pictures.places.split(128))
-        features = torch.cat([model.features(x.to(model.device)) for x in parts])
-        for label in pictures.classes:
+    def end(self, model, images, adapters, generator):
+        labels = images.pictures.labels[images.places]
+        batches = images.pictures.stream(images.places.split(128))
+        features = torch.cat([model.features(x.to(model.device)) for x in batches])
+        for label in images.classes:
             mean = features[labels == label].mean(0)
             model.head.weight[label], model.head.bias[label] = mean, -mean.square().sum() / 2
 
 
 class CLoRAMeans(CLoRA):
-    """C-LoRA, and when a task is over the nearest class mean of its features for a head, which then stays. [ours]"""
+    """C-LoRA; after a task its classes' rows of the head become the class means of the features. [ours]"""
 
     name = "c-lora-means"
     end = NearestClassMean.end
 
 
 class StaminaMeans(Stamina):
-    """STAMINA, with the same head. [ours]"""
+    """STAMINA; after a task its classes' rows of the head become the class means of the features. [ours]"""
 
     name = "stamina-means"
     end = NearestClassMean.end
 
 
 class InfLoRA(Method):
-    """LoRA whose B is frozen to directions that past tasks' inputs do not use (Liang & Li 2024).
+    """LoRA with B frozen to directions that past tasks' inputs do not use (Liang & Li 2024).
 
-    Before a task B's rows become the leading directions of its inputs with the protected subspace taken out; only A is
-    trained. Afterwards the subspace grows until it holds `threshold` of the task's inputs (GPM, Saha et al. 2021; their
-    DualGPM keeps the smaller of it and its complement, which is a matter of memory only).
+    Before a task, the rows of B become the leading directions of its inputs outside the protected subspace; only A is
+    trained. After the task, the subspace is extended until it contains `threshold` of the inputs' energy (GPM, Saha et
+    al. 2021; the paper's DualGPM stores the smaller of it and its complement, which saves memory only).
     """
 
     name = "inflora"
 
-    def begin(self, model, pictures):
-        self.inputs = input_covariances(model, pictures)
+    def begin(self, model, images):
+        self.inputs = input_covariances(model, images)
 
     def adapter(self, layer, generator):
         adapter: Any = super().adapter(layer, generator)
@@ -123,14 +123,14 @@ class InfLoRA(Method):
         adapter.B.requires_grad_(False).copy_(directions)
         return adapter
 
-    def end(self, model, pictures, adapters, generator):
-        inputs = input_covariances(model, pictures)
+    def end(self, model, images, adapters, generator):
+        inputs = input_covariances(model, images)
         for layer in model.layers:
             layer.memory["space"] = grow(layer.memory.get("space"), inputs[layer.module], self.settings.threshold)
 
 
 class Decoupled(LowRank):
-    """W_t = W_init + Σ_{k<t} α_k D_k + A_t B_t: past directions D_k, of norm one, stay; their magnitudes α_k learn."""
+    """W_t = W_init + Σ_{k<t} α_k D_k + A_t B_t: past directions D_k of norm one are frozen, magnitudes α_k trained."""
 
     past: Tensor
     A_past: Tensor
@@ -149,7 +149,7 @@ class Decoupled(LowRank):
 
 
 class SDLoRA(Method):
-    """LoRA with direction and magnitude apart: past directions are kept, all magnitudes trained (Wu et al. 2025)."""
+    """LoRA with separate directions, frozen after their task, and magnitudes, all trained (Wu et al. 2025)."""
 
     name = "sd-lora"
     qkv_parts = "qv"
@@ -158,7 +158,7 @@ class SDLoRA(Method):
         return Decoupled(layer, min(self.settings.rank, *layer.current.shape), generator)
 
     @torch.no_grad()
-    def end(self, model, pictures, adapters, generator):
+    def end(self, model, images, adapters, generator):
         for layer in model.layers:
             adapter: Any = adapters[layer.name]
             norm, memory = (adapter.A @ adapter.B).norm(), layer.memory

@@ -1,4 +1,4 @@
-"""What needs no training: the diagonal of the Fisher information (EWC), and Custom Diffusion's merge of models."""
+"""The diagonal of the Fisher information (EWC) and Custom Diffusion's closed-form merge of models."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The other methods of the text-to-image tables: Textual Inversion, and those that train whole weights."""
+"""The other methods for text-to-image: Textual Inversion, and methods that fine-tune weights."""
 
 import torch
 
@@ -9,7 +9,7 @@ from .lora import Stamina
 
 
 class TextualInversion(Method):
-    """Only the token's row is trained; the model stays as it is (Gal et al. 2022)."""
+    """Only the token's row is trained, the model is frozen (Gal et al. 2022)."""
 
     name = "ti"
     defaults = {"lr_token": 2.8284e-2}
@@ -27,7 +27,7 @@ class TextualInversionPlus(TextualInversion):
 
 
 class CustomDiffusion(Method):
-    """K and V themselves, with pictures of the base beside, one concept after another (Kumari et al. 2023)."""
+    """Fine-tuning of K and V with prior images of the base, one concept after another (Kumari et al. 2023)."""
 
     name = "custom-diffusion"
     defaults = {"lr": 1e-3, "lr_token": 4e-2, "lambda_prior": 1.0}
@@ -37,7 +37,7 @@ class CustomDiffusion(Method):
 
 
 class DreamBooth(CustomDiffusion):
-    """Every weight of the U-Net, with pictures of the base beside (Ruiz et al. 2023; the text encoder is frozen)."""
+    """Fine-tuning of the whole U-Net with prior images of the base (Ruiz et al. 2023); the text encoder is frozen."""
 
     name = "dreambooth"
     defaults = {"lr": 1e-4, "lr_token": 4e-2, "lambda_prior": 1.0}
@@ -45,7 +45,7 @@ class DreamBooth(CustomDiffusion):
 
 
 class GenerativeReplay(CustomDiffusion):
-    """K and V themselves, beside pictures of past concepts drawn by the model before the task (Shin et al. 2017)."""
+    """Fine-tuning of K and V with images of past concepts, generated before the task (Shin et al. 2017)."""
 
     name = "replay"
     defaults = {"lr": 3e-4, "lr_token": 2e-2, "lambda_prior": 1.0}
@@ -55,9 +55,9 @@ class GenerativeReplay(CustomDiffusion):
 
 
 class CustomDiffusionEWC(CustomDiffusion):
-    """Custom Diffusion with a penalty on weights that mattered: λ/2 Σ F (W_t − W_{t-1})² (Kirkpatrick et al. 2017).
+    """Custom Diffusion with EWC's penalty on important weights, λ/2 Σ F (W_t − W_{t-1})² (Kirkpatrick et al. 2017).
 
-    F is the sum of all past tasks' diagonal Fisher information, the anchor the weights before the task (online EWC,
+    F is the sum of all past tasks' diagonal Fisher information; the anchor is the weight before the task (online EWC,
     Schwarz et al. 2018).
     """
 
@@ -69,36 +69,36 @@ class CustomDiffusionEWC(CustomDiffusion):
             return None
         return self.settings.lambda_forget / 2 * (layer.memory["fisher"] * layer.delta().square()).sum()
 
-    def end(self, model, pictures, adapters, generator):
+    def end(self, model, images, adapters, generator):
         weights = [layer.weight.requires_grad_() for layer in model.layers]
-        losses = model.losses(pictures, self.settings.n_prior, generator)
+        losses = model.losses(images, self.settings.n_prior, generator)
         for layer, fisher in zip(model.layers, fisher_diagonal(losses, weights), strict=True):
             layer.weight.requires_grad_(False)
             layer.memory["fisher"] = fisher + layer.memory.get("fisher", 0)
 
 
 class CustomDiffusionMerge(CustomDiffusion):
-    """Custom Diffusion from the base for every concept, then one model from all in closed form (their eqs. 4, 5)."""
+    """Custom Diffusion from the base for every concept; all models are merged in closed form (their eqs. 4, 5)."""
 
     name = "custom-diffusion-merge"
     defaults = {"lr": 3e-3, "lr_token": 1e-2, "lambda_prior": 1.0}
 
-    def begin(self, model, pictures):
+    def begin(self, model, images):
         for layer in model.layers:
             layer.restore(layer.start)
 
-    def end(self, model, pictures, adapters, generator):
-        told, kept = model.token_features(), model.word_features()  # (2, width), (n, width)
+    def end(self, model, images, adapters, generator):
+        keys, regularisation = model.token_features(), model.word_features()  # (2, width), (n, width)
         for layer in model.layers:
-            answers = told @ layer.current.T  # (2, D1), of this concept's own matrix
+            values = keys @ layer.current.T  # (2, D1), by the matrix that this concept was trained with
             memory = layer.memory
-            memory["keys"] = torch.cat([memory.get("keys", told[:0]), told])
-            memory["values"] = torch.cat([memory.get("values", answers[:0]), answers])
-            layer.restore(merge(layer.start, kept, memory["keys"], memory["values"]))
+            memory["keys"] = torch.cat([memory.get("keys", keys[:0]), keys])
+            memory["values"] = torch.cat([memory.get("values", values[:0]), values])
+            layer.restore(merge(layer.start, regularisation, memory["keys"], memory["values"]))
 
 
 class Offline(CustomDiffusion):
-    """Custom Diffusion on all concepts at once, as many rounds as there are concepts: the upper bound."""
+    """Custom Diffusion on all concepts at once, in as many rounds as there are concepts: the upper bound."""
 
     name = "offline"
     joint = True

@@ -14,7 +14,7 @@ MASKS = {"mlp": MLPMask, "factors": FactorMask, "free": FreeMask, "random": Rand
 
 
 class LoRA(Method):
-    """LoRA on K and V, one concept after another, with nothing against forgetting (W_t = W_{t-1} + A_t B_t)."""
+    """LoRA on K and V, one task after another, without protection against forgetting: W_t = W_{t-1} + A_t B_t."""
 
     name = "lora"
 
@@ -62,7 +62,7 @@ class StaminaNoMask(Stamina):
 
 
 class StaminaNoTokenMLP(Stamina):
-    """Ablation: the mask, but a plain token row."""
+    """Ablation: with the mask, but a plain token row."""
 
     name = "stamina-no-token-mlp"
     token = Method.token
@@ -76,49 +76,49 @@ class StaminaNeither(StaminaNoMask):
 
 
 class StaminaNoForget(Stamina):
-    """Ablation: masks alone against forgetting, without L_forget."""
+    """Ablation: without L_forget."""
 
     name = "stamina-no-forget"
     defaults = {**Stamina.defaults, "lambda_forget": 0.0}
 
 
 class StaminaNoSparsity(Stamina):
-    """Ablation: nothing presses on the masks."""
+    """Ablation: without L_sparse."""
 
     name = "stamina-no-sparsity"
     defaults = {**Stamina.defaults, "lambda_sparse": 0.0}
 
 
 class StaminaSoftMask(Stamina):
-    """Ablation: the mask keeps its soft values, while training and when folded."""
+    """Ablation: a soft mask, in training and in the fold."""
 
     name = "stamina-soft-mask"
     defaults = {**Stamina.defaults, "hard": False}
 
 
 class StaminaFactorMask(Stamina):
-    """Ablation: the mask's logits are plain low-rank factors, without the MLP."""
+    """Ablation: the mask's logits are low-rank factors without an MLP."""
 
     name = "stamina-factor-mask"
     defaults = {**Stamina.defaults, "mask": "factors"}
 
 
 class StaminaFreeMask(Stamina):
-    """Ablation: a free logit for every weight."""
+    """Ablation: the mask has a free logit for every entry."""
 
     name = "stamina-free-mask"
     defaults = {**Stamina.defaults, "mask": "free"}
 
 
 class StaminaRandomMask(Stamina):
-    """Ablation: a fixed random mask, as open as STAMINA's learned ones are in the end."""
+    """Ablation: a fixed random mask with the density of STAMINA's learned masks."""
 
     name = "stamina-random-mask"
     defaults = {"lambda_forget": Stamina.defaults["lambda_forget"], "mask": "random"}
 
 
 class LoRAScaled(LoRA):
-    """LoRA whose t-th update is folded times t^-p: for p = 1 weights are the mean of what tasks arrived at [ours]."""
+    """LoRA whose update of task t is multiplied by t^-p before the fold; p = 1 averages all tasks' updates [ours]."""
 
     name = "lora-scaled"
     defaults = {"merge_exponent": 0.25}
@@ -128,18 +128,18 @@ class LoRAScaled(LoRA):
 
 
 class LoRAPruned(LoRA):
-    """LoRA that folds the largest entries of its update only: a mask by magnitude, after training [ours]."""
+    """LoRA that folds only the largest entries of its update: a mask by magnitude after training [ours]."""
 
     name = "lora-pruned"
     defaults = {"density": 0.1}
 
     def transform_update(self, delta, task):
-        kept = max(1, round(self.settings.density * delta.numel()))
-        return delta * (delta.abs() >= delta.abs().flatten().topk(kept).values[-1])
+        n_kept = max(1, round(self.settings.density * delta.numel()))
+        return delta * (delta.abs() >= delta.abs().flatten().topk(n_kept).values[-1])
 
 
 class LoRAOrthogonal(LoRA):
-    """LoRA that starts from the input directions past updates use least: B is drawn among them [ours]."""
+    """LoRA whose B starts in the input directions that past updates use least [ours]."""
 
     name = "lora-orthogonal"
     defaults = {"lr": 2.5e-3, "lr_token": 4e-2}
@@ -157,12 +157,12 @@ class LoRAOrthogonal(LoRA):
 
 
 class LoRAAlone(LoRA):
-    """LoRA from the base anew for every concept, never merged: a model a concept, the ceiling of plasticity [ours]."""
+    """LoRA from the base for every concept, with a model for each: the upper bound of plasticity [ours]."""
 
     name = "lora-alone"
     separate_models = True
 
-    def begin(self, model, pictures):
+    def begin(self, model, images):
         for layer in model.layers:
             layer.restore(layer.start)
 

@@ -1,7 +1,7 @@
-"""Prompts for a frozen ViT: prefixes of keys and values, chosen for each picture by its own feature, the query.
+"""Prompt methods: prefixes of keys and values for a frozen ViT, chosen for each image by its feature, the query.
 
-What is trained is a `Pool`; the ViT never changes. Methods are in their prefix-tuning versions, compared on equal terms
-by Smith et al. 2023 (CODA-Prompt); sizes and starts are those of that paper's code.
+The trained parameters are a `Pool`; the ViT never changes. Methods are in their prefix-tuning versions, as Smith et al.
+2023 (CODA-Prompt) compare them; sizes and initial values are those of that paper's code.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from ..errors import UserError
 
 
 class PrefixAttention(nn.Module):
-    """A stock timm Attention that also attends to a prefix (prefix tuning, Li & Liang 2021, as DualPrompt has it).
+    """A stock timm Attention that also attends to a prefix (prefix tuning, Li & Liang 2021, as in DualPrompt).
 
-    Without one it is the stock module. It knows no output gate and, with a prefix, no mask.
+    Without a prefix it is the stock module. Output gates are not supported, nor masks together with a prefix.
     """
 
     attention: Any  # timm's Attention
@@ -29,7 +29,7 @@ class PrefixAttention(nn.Module):
         self.prefix: tuple[Tensor, Tensor] | None = None  # P_k and P_v, each (B, L, d)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, **options) -> Tensor:
-        """x: (B, N, d), and so is the result. Raises ValueError for a mask beside a prefix."""
+        """(B, N, d) -> (B, N, d). Raises ValueError for a mask together with a prefix."""
         stock = self.attention
         if self.prefix is None:
             return stock(x, attn_mask=attn_mask, **options)
@@ -46,30 +46,30 @@ class PrefixAttention(nn.Module):
 
 
 class Pool(nn.Module):
-    """Prompts of all tasks, of full size from the start, so that its state_dict is all that a run needs to go on."""
+    """The prompts of all tasks, allocated at the start: its state_dict is all that a run needs to be resumed."""
 
     task: Tensor
 
     def __init__(self, layers: Sequence[int]):
         super().__init__()
         self.layers = list(layers)  # the blocks whose attention gets a prefix
-        self.loss: Tensor | None = None  # what the last call of `prefixes` adds to the loss: a scalar, or None
+        self.loss: Tensor | None = None  # the last call's term of the loss: a scalar, or None
         self.register_buffer("task", torch.tensor(0))
 
     def begin(self, task: int) -> None:
-        """Before each task, counted from 1 and in order: sets what is trained, here everything."""
+        """Called before each task, from 1 and in order: decides what is trained, here everything."""
         self.task.fill_(task)
 
     def prefixes(self, query: Tensor, training: bool) -> dict[int, tuple[Tensor, Tensor]]:
-        """query: (B, d), features of the ViT without prompts. Returns layer -> P_k and P_v, each (B, L, d)."""
-        raise TypeError(f"{type(self).__name__} defines no prefixes")
+        """Features of the ViT without prompts, (B, d) -> {layer: (P_k, P_v)}, each (B, L, d)."""
+        raise NotImplementedError
 
 
 class MatchingPool(Pool):
     """L2P++: prompts P: (layers, N, L, d) with keys K: (layers, N, d), all trained in every task.
 
-    The prompts whose keys are nearest to the query by cosine are taken, side by side. The loss pulls these keys to the
-    query: Σ (1 - cos) over them and over layers, a mean over the batch [ours].
+    The prompts whose keys are nearest to the query by cosine are concatenated. The loss pulls these keys to the query:
+    Σ (1 - cos) over them and over layers, mean over the batch [ours].
     """
 
     def __init__(self, layers, pool: int, length: int, top: int, width: int, generator: torch.Generator):
@@ -86,11 +86,11 @@ class MatchingPool(Pool):
 
 
 class ExpertPool(Pool):
-    """DualPrompt: general prompts G: (layers, L, d), trained in every task, and of each task an expert with a key.
+    """DualPrompt: general prompts G: (layers, L, d), trained in every task, and an expert prompt with a key per task.
 
-    E: (layers, L, d), K: (layers, d), of each task. A task trains its own expert; the loss pulls that expert's key to
-    the query: Σ (1 - cos) over layers, a mean over the batch [ours]. At test the nearest key chooses the expert, among
-    tasks so far [ours]: the code of Smith et al. also lets keys of tasks to come be chosen.
+    E: (layers, L, d) and K: (layers, d) of each task. A task trains its expert; the loss pulls the expert's key to the
+    query: Σ (1 - cos) over layers, mean over the batch [ours]. In testing the nearest key among the tasks so far
+    chooses the expert [ours]; in the code of Smith et al. it may also be the key of a later task.
     """
 
     def __init__(self, general, expert, lengths: tuple[int, int], tasks: int, width: int, generator: torch.Generator):
@@ -122,9 +122,9 @@ class ExpertPool(Pool):
 class ComponentPool(Pool):
     """CODA-P: p = Σ_m α_m P_m with α_m = cos(q ⊙ A_m, K_m), over the components of all tasks so far.
 
-    A, K: (layers, M, d), P: (layers, M, L, d), of each task; M is its share of all. Those of past tasks are frozen. New
-    ones start orthogonal to one another and to all before. So the paper's penalty for that is left out, as in the
-    later version of its code.
+    A, K: (layers, M, d) and P: (layers, M, L, d) of each task; M is a task's share of all components. Those of past
+    tasks are frozen. New ones start orthogonal to each other and to all past ones; the paper's penalty for that is left
+    out, as in the later version of its code.
     """
 
     def __init__(self, layers, share: int, length: int, tasks: int, width: int, generator: torch.Generator):
@@ -139,7 +139,7 @@ class ComponentPool(Pool):
     def begin(self, task):
         for parts in (self.A, self.K, self.P):
             train_only(parts, task)
-            if task > self.task:  # a task that had begun before keeps what it has learned
+            if task > self.task:  # a task that is resumed keeps what it has learned
                 orthogonalise([*parts[:task]])
         super().begin(task)
 
@@ -152,41 +152,41 @@ class ComponentPool(Pool):
 
 
 def pick(prompts: Tensor, index: Tensor) -> Tensor:
-    """Of prompts (layers, n, L, d) those that an index (layers, B, k) names: (layers, B, k, L, d)."""
-    each = torch.arange(len(prompts), device=index.device)[:, None, None] * prompts.shape[1]
-    found = prompts.flatten(0, 1).index_select(0, (each + index).flatten())  # indexing adds gradients in any order
+    """Gather prompts (layers, n, L, d) by an index (layers, B, k): (layers, B, k, L, d)."""
+    offset = torch.arange(len(prompts), device=index.device)[:, None, None] * prompts.shape[1]
+    found = prompts.flatten(0, 1).index_select(0, (offset + index).flatten())  # indexing adds gradients in any order
     return found.view(*index.shape, *prompts.shape[2:])
 
 
 def split(layers: Sequence[int], prompts: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-    """Prompts (layers, B, k, L, d) as prefixes: first halves are for keys, second ones for values, (B, k L/2, d)."""
+    """Prompts (layers, B, k, L, d) to prefixes: the first half is for keys, the second for values, (B, k L/2, d)."""
     P_k, P_v = (half.flatten(2, 3) for half in prompts.chunk(2, dim=3))
     return dict(zip(layers, zip(P_k, P_v, strict=True), strict=True))
 
 
 def train_only(parts: nn.ParameterList, task: int) -> None:
-    """Of the tasks' parts the present one is trained: no step, whatever the optimizer, changes the others."""
+    """Freeze the parts of all tasks but the present one."""
     for number, part in enumerate(parts, 1):
         part.requires_grad_(number == task)
 
 
 @torch.no_grad()
 def orthogonalise(parts: list[Tensor]) -> None:
-    """Make the components of the last part, (layers, M, ...), orthonormal and orthogonal to those of the parts before.
+    """Make the components of the last part, (layers, M, ...), orthonormal and orthogonal to those of earlier parts.
 
-    That is Gram-Schmidt by a QR decomposition. Components that the dimension has no room for get unit length only.
+    Gram-Schmidt by a QR decomposition. Components beyond the dimension are only normalised.
     """
     rows = torch.cat([part.flatten(2) for part in parts], dim=1)  # (layers, n, D)
     past = rows.shape[1] - parts[-1].shape[1]
     Q, R = torch.linalg.qr(rows.mT)  # (layers, D, min(D, n)), (layers, min(D, n), n)
-    signs = R.diagonal(dim1=1, dim2=2).sign()  # QR leaves them open, Gram-Schmidt does not
+    signs = R.diagonal(dim1=1, dim2=2).sign()  # which QR does not determine
     fitting = (Q * signs[:, None]).mT[:, past:]
     others = F.normalize(rows[:, past + fitting.shape[1] :], dim=-1)
     parts[-1].copy_(torch.cat([fitting, others], dim=1).view_as(parts[-1]))
 
 
 class Prompting(Method):
-    """The ViT stays as it is; prompts in some of its blocks are trained."""
+    """Prompts in some blocks are trained, the ViT is frozen."""
 
     layers: tuple[int, ...] = ()
 
@@ -200,7 +200,7 @@ class Prompting(Method):
         return self.make_pool(width, tasks, generator)
 
     def make_pool(self, width: int, tasks: int, generator: torch.Generator) -> Pool:
-        raise TypeError(f"{type(self).__name__} makes no pool")
+        raise NotImplementedError
 
 
 class L2P(Prompting):
@@ -222,7 +222,7 @@ class DeepL2P(L2P):
 
 
 class DualPrompt(Prompting):
-    """General prompts below, an expert a task above (Wang et al. 2022, DualPrompt)."""
+    """General prompts in early blocks, an expert prompt per task in later ones (DualPrompt, Wang et al. 2022)."""
 
     name = "dualprompt"
     general, expert = (0, 1), (2, 3, 4)
@@ -234,7 +234,7 @@ class DualPrompt(Prompting):
 
 
 class CODAPrompt(Prompting):
-    """A weighted sum of components, some new ones a task (Smith et al. 2023)."""
+    """A weighted sum of prompt components, new ones for every task (CODA-Prompt, Smith et al. 2023)."""
 
     name = "coda-p"
     layers = (0, 1, 2, 3, 4)

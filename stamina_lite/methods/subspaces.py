@@ -1,4 +1,4 @@
-"""Subspaces of a layer's inputs: which directions past tasks use, and which are free (GPM, InfLoRA)."""
+"""Subspaces of a layer's inputs that past tasks use (GPM, InfLoRA)."""
 
 from collections import Counter
 
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def input_covariances(model, pictures, most: int = 256) -> dict[nn.Module, Tensor]:
-    """E[x xᵀ] of what enters the module of each of a classifier's layers, over all tokens of at most `most` pictures.
+    """E[x xᵀ] of the inputs of a classifier's adapted modules, over all tokens of at most `most` images.
 
-    Returns module -> (D2, D2), float64, of the pictures as they are.
+    Returns:
+        {module: (D2, D2)}, float64, of images without augmentation.
     """
     modules = {layer.module for layer in model.layers}
     sums: dict[nn.Module, Tensor] = {}
@@ -33,7 +34,7 @@ def input_covariances(model, pictures, most: int = 256) -> dict[nn.Module, Tenso
 
 
 def without(covariance: Tensor, space: Tensor | None) -> Tensor:
-    """The covariance of inputs with a subspace taken out: (I − M Mᵀ) C (I − M Mᵀ). space: M (D2, k), orthonormal."""
+    """The covariance of inputs outside a subspace, (I − M Mᵀ) C (I − M Mᵀ). space: M (D2, k), orthonormal columns."""
     if space is None:
         return covariance
     m = space.double()
@@ -42,7 +43,7 @@ def without(covariance: Tensor, space: Tensor | None) -> Tensor:
 
 
 def leading(covariance: Tensor, space: Tensor | None, rank: int) -> Tensor:
-    """The `rank` directions in which inputs are largest outside of a subspace: (rank, D2), orthonormal rows, fp32."""
+    """The `rank` leading directions of inputs outside a subspace: (rank, D2), orthonormal rows, fp32."""
     _, vectors = torch.linalg.eigh(without(covariance, space))  # by rising eigenvalue
     found = vectors.T.flip(0)[:rank]
     if space is not None:  # where nothing is left outside, eigenvectors of zero may lie inside
@@ -51,7 +52,7 @@ def leading(covariance: Tensor, space: Tensor | None, rank: int) -> Tensor:
 
 
 def grow(space: Tensor | None, covariance: Tensor, threshold: float) -> Tensor:
-    """The subspace, made larger until it holds `threshold` of the inputs' energy: (D2, k) -> (D2, k' ≥ k), fp32.
+    """Extend a subspace until it contains `threshold` of the inputs' energy: (D2, k) -> (D2, k' ≥ k), fp32.
 
     Energy is the trace of the covariance (GPM, Saha et al. 2021, eq. 9).
     """
