@@ -30,7 +30,7 @@ from stamina_lite.reproduction.results import StoredRun, read_runs, rows_of
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
 LARGE, SMALL, CLASSES = "claim50", "claim10", "classes"
-DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md")
+DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
