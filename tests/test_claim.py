@@ -12,14 +12,18 @@ from PIL import Image
 
 from stamina_lite.errors import UserError
 from stamina_lite.measures.intervals import Number
-from stamina_lite.reproduction import claims, class_claims, figures, studies
+from stamina_lite.reproduction import claims, figures, speed
 from stamina_lite.reproduction.grids import CHECKSUM_FILE, load_grid, results_hash
 from stamina_lite.reproduction.results import by_concept, difference, gain, read_runs, tidy
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import class_heads  # noqa: E402
-import step_tables  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1] / "studies"))
+import after_fifty  # noqa: E402
+import learning_speed  # noqa: E402
+import mask_search  # noqa: E402
+import own_steps  # noqa: E402
+import pairs  # noqa: E402
+import publish  # noqa: E402
+import tune  # noqa: E402
 
 ROWS = {"ti++": {}, "lora-alone": {}, "c-lora": {}, "stamina": {"lambda_forget": 1.0}, "offline": {}}
 NAMES = [f"c{k:02d}" for k in range(20)]
@@ -248,10 +252,10 @@ def test_seeds_of_a_long_past_are_put_together_concept_by_concept():
     rows = {"lora.0 steps=9": row(1.0, 3.0), "lora.1 steps=9": row(2.0, 2.0), "lora.1": row(1.0, 2.0)}
     for measured in rows["lora.0 steps=9"].values():
         del measured["recognised"]
-    means = studies.of_several_seeds(rows)
+    means = after_fifty.of_several_seeds(rows)
     assert [*means] == ["lora.0+1 steps=9"]
     assert means["lora.0+1 steps=9"]["late"] == {"learned": [1.5, 2.5], "step_change": [0.5, 0.5]}
-    lines = studies.long_past_table({"rows": rows}).splitlines()
+    lines = after_fifty.long_past_table({"rows": rows}).splitlines()
     assert lines[-1].startswith("| lora.0+1 steps=9 | 1.50 [1.00, 2.00] | 2.00 [1.50, 2.50] | 0.50 [0.50, 0.50] |")
 
 
@@ -262,7 +266,7 @@ def test_a_long_past_is_told_on_the_same_concepts():
         when: {k: v for k, v in run.items() if k != "recognised"} for when, run in (("early", early), ("late", late))
     }
     report = {"rows": {"c-lora.0": {"early": early, "late": late}, "begun": {"early": early}, "lora.0": unseen}}
-    lines = studies.long_past_table(report).splitlines()
+    lines = after_fifty.long_past_table(report).splitlines()
     numbers = "2.50 [2.00, 3.00] | 3.00 [2.50, 3.50] | 0.50 [0.50, 0.50]", "75 [50, 100] | 50 [25, 75] | 25 [25, 25]"
     assert lines[2:] == [
         f"| c-lora.0 | {numbers[0]} | {numbers[1]} | 2.00 | 0.50 |",
@@ -274,19 +278,19 @@ def test_what_a_mask_keeps_is_told_in_parts_of_a_change_without_one():
     def row(fall, density=None):
         return {"base weights": 1.0, "folded": 1.0 - fall, "density": density}
 
-    rows = {studies.PLAIN: {"a": row(0.4), "b": row(0.2)}, "half": {"a": row(0.2, 0.1), "b": row(0.1, 0.3)}}
-    shares = studies.mask_shares({"rows": rows})
+    rows = {mask_search.PLAIN: {"a": row(0.4), "b": row(0.2)}, "half": {"a": row(0.2, 0.1), "b": row(0.1, 0.3)}}
+    shares = mask_search.mask_shares({"rows": rows})
     assert shares["half"][0].mean == pytest.approx(0.5) and shares["half"][1] == pytest.approx(0.2)
-    assert shares[studies.PLAIN] == (Number(1.0, 1.0, 1.0), 1.0)
-    axis = studies.mask_figure({"rows": rows}).axes[0]
-    assert [t.get_text() for t in axis.get_yticklabels()] == [studies.PLAIN, "half"]
+    assert shares[mask_search.PLAIN] == (Number(1.0, 1.0, 1.0), 1.0)
+    axis = mask_search.mask_figure({"rows": rows}).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == [mask_search.PLAIN, "half"]
     assert [t.get_text() for t in axis.texts] == ["100 % open", "20 % open"]
     plt.close("all")
 
 
 def test_two_concepts_in_one_picture_are_told_by_kind():
     found = {"both": 0.5, "one": 0.75, "nearer": 0.125, "nearer_interval": [0.1, 0.2]}
-    lines = studies.together_table({"rows": {"lora": {"two people": found}}}).splitlines()
+    lines = pairs.together_table({"rows": {"lora": {"two people": found}}}).splitlines()
     assert lines[2] == "| lora | two people | 50 | 75 | 0.12 [0.10, 0.20] |"
 
 
@@ -298,7 +302,7 @@ def test_own_steps_are_compared_with_the_protocols_concept_by_concept_and_seed_b
         "ti++": {"60": {"0": run([1, 2], [1, 3]), "1": run([3, 4], [2, 4])}, "30": {"1": run([5, 6], [1, 2])}},
         "offline": {"30": {"0": run([None, None], [4, 6])}},
     }
-    lines = studies.own_steps_table({"rows": rows}).splitlines()[2:]
+    lines = own_steps.own_steps_table({"rows": rows}).splitlines()[2:]
     assert lines == [
         "| ti++ | 60 | 2.50 [2.00, 3.00] | 2.50 [1.50, 3.50] | – |",
         "| ti++ | 30 | 5.50 [5.00, 6.00] | 1.50 [1.00, 2.00] | -1.50 [-2.00, -1.00] |",
@@ -311,17 +315,17 @@ def test_trials_are_told_with_what_differed_and_what_was_chosen():
         {"options": {"lr": 0.005, "decay": 1.0}, "a_mmd": 2.345},
         {"options": {"lr": 0.01}, "a_mmd": 2.2},
     ]
-    found = studies.tuning_table({"lora": {"chosen": {"lr": 0.01}, "trials": [*trials, trials[1]]}})
+    found = tune.tuning_table({"lora": {"chosen": {"lr": 0.01}, "trials": [*trials, trials[1]]}})
     assert found.splitlines()[2] == "| lora | lr 0.005, merge_exponent 1 → 2.35; lr 0.01 → 2.20 | lr 0.01 |"
     classes = {"ft": {"chosen": {"lr": 0.01}, "trials": [{"options": {"lr": 0.01}, "a_n": 41.27}]}}
-    assert "→ A_N |" in (found := studies.tuning_table(classes, "a_n", 1)) and "lr 0.01 → 41.3" in found
+    assert "→ A_N |" in (found := tune.tuning_table(classes, "a_n", 1)) and "lr 0.01 → 41.3" in found
 
 
 def test_steps_to_a_share_of_the_fall():
     looks = [0, 10, 20, 40]
-    assert studies.steps_to(0.9, looks, [4.0, 3.0, 2.0, 2.0]) == pytest.approx(18)
-    assert studies.steps_to(0.9, looks, [4.0, 1.0, 2.5, 2.0]) == pytest.approx(6)  # the first time counts
-    assert studies.steps_to(0.9, looks, [4.0, 4.0, 4.0, 3.0]) == pytest.approx(38)
+    assert speed.steps_to(0.9, looks, [4.0, 3.0, 2.0, 2.0]) == pytest.approx(18)
+    assert speed.steps_to(0.9, looks, [4.0, 1.0, 2.5, 2.0]) == pytest.approx(6)  # the first time counts
+    assert speed.steps_to(0.9, looks, [4.0, 4.0, 4.0, 3.0]) == pytest.approx(38)
 
 
 def test_fewer_steps_are_told_over_tasks_in_which_both_rows_gained(home, grid):
@@ -331,10 +335,10 @@ def test_fewer_steps_are_told_over_tasks_in_which_both_rows_gained(home, grid):
         "stamina": {"0": {"1": fast, "2": worse, "40": fast}, "1": {"1": fast, "40": worse}},
     }
     report = {"looks": [0, 10, 20], "rows": rows}
-    early, late = (studies.fewer_steps(report, "stamina", "c-lora", late) for late in (False, True))
+    early, late = (speed.fewer_steps(report, "stamina", "c-lora", late) for late in (False, True))
     assert early.mean == early.high == pytest.approx(-10) and late.mean == pytest.approx(0)
-    assert studies.fewer_steps(report, "lora", "c-lora", False) is None
-    assert studies.speed_table(report).splitlines()[2:] == [
+    assert speed.fewer_steps(report, "lora", "c-lora", False) is None
+    assert learning_speed.speed_table(report).splitlines()[2:] == [
         "| c-lora | 5 of 5 | 19 [19, 19] | 9 [9, 9] |",
         "| stamina | 3 of 5 | 9 [9, 9] | 9 [9, 9] |",
         "| stamina less c-lora |  | -10 [-10, -10] | 0 [0, 0] |",
@@ -379,12 +383,8 @@ ROOT = Path(__file__).parents[1]
 def test_documents_show_what_the_stored_runs_say(document):
     """Every table between marks is recomputed from results/: a number changed by hand fails here."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = claims.documents(ROOT / "results", ROOT / "notebooks" / "params")
-    blocks |= studies.blocks(ROOT / "results")
-    blocks |= class_claims.blocks(ROOT / "results", ROOT / "notebooks" / "params")
-    blocks |= step_tables.blocks(ROOT / "results")
-    blocks |= class_heads.blocks(ROOT / "results")
+    blocks = publish.blocks()
     shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL))
     assert shown and set(shown) <= set(blocks)
     for name, table in shown.items():
-        assert table == blocks[name], f"{document}: {name}: run python benchmarks/claim.py"
+        assert table == blocks[name], f"{document}: {name}: run python studies/publish.py"

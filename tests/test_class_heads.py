@@ -9,7 +9,7 @@ import torch
 from stamina_lite import ContinualClassifier, load_backbone
 from stamina_lite.classification.datasets import renditions
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "studies"))
 
 import class_heads  # noqa: E402
 

@@ -9,7 +9,7 @@ import torch
 from stamina_lite import concepts, load_base, make_method
 from stamina_lite.diffusion.model import TextToImage
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "studies"))
 
 import steps  # noqa: E402
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ..measures.intervals import Number, mean_of_pairs, number
 from ..runs.files import read_json
-from . import studies
+from . import speed as steps
 from .grids import GridRun, load_grid
 from .results import (
     ENDS,
@@ -178,7 +178,7 @@ CLAIMS = (  # the paper's sentence; what is measured for it; how; on which side 
 def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
     """The paper's claims as PROTOCOL.md puts them: the number with its interval, and the verdict.
 
-    speed: what benchmarks/learning_speed.py has stored, for the claim that is measured apart from the grid.
+    speed: what studies/learning_speed.py has stored, for the claim that is measured apart from the grid.
     """
     frame, lines = tidy(found), []
     for claim, what, measure, (side, bound) in CLAIMS:
@@ -192,7 +192,7 @@ def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
         )
     if speed:
         for when in ("early", "late"):
-            fewer = studies.fewer_steps(speed, STAMINA, C_LORA, when == "late")
+            fewer = steps.fewer_steps(speed, STAMINA, C_LORA, when == "late")
             what = f"steps to 90 % of its likeness less C-LoRA's, {when} tasks"
             lines.append(["it needs fewer steps", what, shown(fewer, 0), verdict(fewer, "below")])
     return table(["claim", "what is measured", "number", "verdict"], lines)

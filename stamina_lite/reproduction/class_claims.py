@@ -13,11 +13,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..measures.intervals import Number
-from ..runs.files import read_json
 from .claims import missing, verdict
 from .grids import load_grid
 from .results import StoredRun, of_row, read_runs, rows_of
-from .studies import tuning_table
 from .tables import shown, table
 
 DRAWS = 1000
@@ -202,14 +200,12 @@ def claims_table(drawn: Drawn) -> str:
 
 def blocks(results: Path, grids: Path) -> dict[str, str]:
     """Every table, by the name under which documents show it; none of what is not stored."""
-    tuned = {file.stem: read_json(file) for file in sorted((results / "tuning-classes").glob("*.json"))}
-    tables = {"classes_tuning": tuning_table(tuned, "a_n", 1)} if tuned else {}
     grid = grids / "classes.yaml"
     found = read_runs(results / "classes", grid) if grid.exists() else []
     if not found:
-        return tables
+        return {}
     drawn = draw(found)
-    return tables | {
+    return {
         "classes": main_table(drawn),
         "classes_brief": main_table(drawn, BRIEF, ("a_n",)),
         "classes_detail": detail_table(drawn, 10 if 10 in drawn.lengths else drawn.lengths[-1]),

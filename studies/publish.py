@@ -1,31 +1,41 @@
-"""What is kept of the claim's cells, and the tables and figures made of it.
+"""Store what tables and figures need of a grid's runs, and write the tables of all documents and the figures.
 
     stamina-lite reproduce claim50 --out runs/claim50
     stamina-lite reproduce claim10 --out runs/claim10 --workers 2
     stamina-lite reproduce classes --out runs/classes --workers 2
-    python benchmarks/claim.py runs/claim50 runs/claim10 runs/classes
+    python studies/publish.py runs/claim50 runs/claim10 runs/classes
 
-A folder of runs has its grid's name. Of every cell run.json, results.json and its seal are stored in results/; of
-concepts, the first seed in the set's own order, a few pictures of an early, a middle and a late person and waterfall.
-Then every table between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written anew. Without runs, tables and
-figures are made anew from what is stored.
+A folder of runs has its grid's name. Of every run, run.json, results.json and its checksums are stored in results/; of
+concepts, for the first seed in the set's own order, a few images of an early, a middle and a late person and waterfall.
+Then every table between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written from results/. Without runs, tables
+and figures are written from what is stored.
 """
 
 import argparse
 import re
 import shutil
+import sys
 from pathlib import Path
 
+import after_fifty
 import class_heads
+import learning_speed
+import mask_search
 import matplotlib.pyplot as plt
-import step_tables
+import own_steps
+import pairs
+import tune
 from PIL import Image
 
 from stamina_lite import concepts, plots
 from stamina_lite.diffusion.concepts import learned_from
-from stamina_lite.reproduction import claims, class_claims, figures, studies
+from stamina_lite.reproduction import claims, class_claims, figures
 from stamina_lite.reproduction.grids import CHECKSUM_FILE
 from stamina_lite.reproduction.results import StoredRun, read_runs, rows_of
+from stamina_lite.runs.files import read_json
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import step_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
@@ -37,27 +47,54 @@ SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-l
 KEPT = {LARGE: 4, SMALL: 2, CLASSES: 0}  # pictures of a concept and stage, of those that come from the same noise
 
 
-def store(cell: Path, to: Path, kept: int) -> None:
+STUDIES = {  # block -> the table of a study, and its file in results/
+    "past": (after_fifty.long_past_table, "after_fifty.json"),
+    "search": (mask_search.mask_table, "mask_search.json"),
+    "speed": (learning_speed.speed_table, "learning_speed.json"),
+    "steps": (own_steps.own_steps_table, "own_steps.json"),
+    "together": (pairs.together_table, "pairs/pairs.json"),
+}
+FEW = "\n\nThese intervals are over five concepts: a bootstrap of so few values is not reliable."
+
+
+def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
+    """Every table, by the name under which documents show it."""
+    found = claims.documents(results, grids) | class_claims.blocks(results, grids)
+    found |= step_tables.blocks(results) | class_heads.blocks(results)
+    for name, (make, file) in STUDIES.items():
+        if (results / file).exists():
+            found[name] = make(read_json(results / file)) + (FEW if name in ("past", "search", "steps") else "")
+    for name, folder, measure, digits in (
+        ("tuning", "tuning", "a_mmd", 2),
+        ("classes_tuning", "tuning-classes", "a_n", 1),
+    ):
+        trials = {file.stem: read_json(file) for file in sorted((results / folder).glob("*.json"))}
+        if trials:
+            found[name] = tune.tuning_table(trials, measure, digits)
+    return found
+
+
+def store(run: Path, to: Path, kept: int) -> None:
     """Copy what tables and figures are made of: numbers whole, pictures a few and packed."""
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
     for name in ("run.json", "results.json", CHECKSUM_FILE):
-        if (cell / name).exists():
-            shutil.copy(cell / name, to / name)
-    if not cell.name.endswith(".alternate.0") or not (cell / "results.json").exists():
+        if (run / name).exists():
+            shutil.copy(run / name, to / name)
+    if not run.name.endswith(".alternate.0") or not (run / "results.json").exists():
         return
-    for name in figures.early_middle_late(plots.load_results(cell)["tasks"]):
-        for concept in cell.glob(f"images/after-*/{name}"):
-            folder = to / concept.relative_to(cell)
+    for name in figures.early_middle_late(plots.load_results(run)["tasks"]):
+        for concept in run.glob(f"images/after-*/{name}"):
+            folder = to / concept.relative_to(run)
             folder.mkdir(parents=True)
             for k in range(kept):
                 Image.open(concept / f"{k:02d}.png").quantize(128).save(folder / f"{k:02d}.png", optimize=True)
 
 
-def fill(file: Path, blocks: dict[str, str]) -> None:
+def fill(file: Path, tables: dict[str, str]) -> None:
     """Put the tables between their marks."""
     text = file.read_text(encoding="utf-8")
-    for name, block in blocks.items():
+    for name, block in tables.items():
         text = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
         )
@@ -113,11 +150,10 @@ def main() -> None:
         for seal in sorted(runs.glob(f"*/{CHECKSUM_FILE}")):
             store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
     found = {name: read_runs(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
-    blocks = claims.documents(RESULTS, GRIDS) | studies.blocks(RESULTS) | class_claims.blocks(RESULTS, GRIDS)
-    blocks |= step_tables.blocks(RESULTS) | class_heads.blocks(RESULTS)
+    tables = blocks()
     for name in DOCUMENTS:
-        fill(ROOT / name, blocks)
-    print(*blocks.values(), sep="\n\n")
+        fill(ROOT / name, tables)
+    print(*tables.values(), sep="\n\n")
     figures_of_claim(found[LARGE], RESULTS / LARGE)
     figures_of_classes(found[CLASSES], RESULTS / CLASSES)
     every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], learned_from(concepts("mini10"), 2))

@@ -1,6 +1,6 @@
 """How much of what a task trains is left when its mask is folded? Ways to make the mask, each tune5 concept alone.
 
-    python benchmarks/mask_search.py --out results/mask_search.json
+    python studies/mask_search.py --out results/mask_search.json
 
 The denoising loss on a concept's own pictures, over the same draws for all: with its token but the weights of the base,
 and after folding. What a variant learned is told in parts of what a plain low-rank change (`stamina-no-mask`) learned.
@@ -11,12 +11,15 @@ import argparse
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 from stamina_lite import concepts, load_base
 from stamina_lite.core.seeds import seeded
 from stamina_lite.diffusion.captions import caption_with_templates
 from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.measures.intervals import Number, number
 from stamina_lite.methods.lora import (
     Stamina,
     StaminaFreeMask,
@@ -25,9 +28,12 @@ from stamina_lite.methods.lora import (
     StaminaRandomMask,
     l_forget,
 )
-from stamina_lite.reproduction import studies
+from stamina_lite.plots.style import colour
+from stamina_lite.reproduction.tables import shown, table
 from stamina_lite.runs.files import read_json, write_json
 from stamina_lite.runs.versions import versions
+
+PLAIN = "no mask"  # the variant that the others are compared with
 
 
 class AnEighthOpen(Stamina):
@@ -51,7 +57,7 @@ class SparseProbability(Stamina):
 
 
 VARIANTS = {
-    studies.PLAIN: StaminaNoMask(),
+    PLAIN: StaminaNoMask(),
     "as it is": Stamina(),
     "noise cools in half the steps": Stamina(noise_anneal=0.5),
     "no sparsity": StaminaNoSparsity(),
@@ -89,6 +95,41 @@ def learn_alone(k: int, method: Stamina, seed: int, n: int = 16) -> dict:
     return {"base weights": before, "folded": folded, "density": learned.mask_density, "step": step}
 
 
+def mask_shares(report: dict) -> dict[str, tuple[Number, float]]:
+    """What a variant learned, in parts of a change without mask, and the share of weights its folded masks leave open.
+
+    Learned is how far the denoising loss on a concept's own pictures falls when its weights are folded.
+    """
+    plain = report["rows"][PLAIN]
+    found = {}
+    for name, rows in report["rows"].items():
+        falls = {k: [r[k]["base weights"] - r[k]["folded"] for r in (rows, plain)] for k in rows}
+        open_ = [row["density"] for row in rows.values() if row["density"] is not None]
+        if share := number(dict(enumerate([mine / full for mine, full in falls.values()]))):
+            found[name] = (share, sum(open_) / len(open_) if open_ else 1.0)
+    return found
+
+
+def mask_figure(report: dict) -> Figure:
+    """`mask_shares` as points with their intervals, a line a variant."""
+    found = mask_shares(report)
+    figure, axis = plt.subplots(figsize=(6.4, 0.32 * len(found) + 0.8), layout="constrained")
+    for y, (share, density) in enumerate(found.values()):
+        arms = [[max(0.0, share.mean - share.low)], [max(0.0, share.high - share.mean)]]
+        axis.errorbar(share.mean, -y, xerr=arms, marker="o", markersize=4, color=colour("stamina"))
+        place = ("axes fraction", "data")
+        axis.annotate(f"{100 * density:.0f} % open", (1.02, -y), xycoords=place, fontsize=8, va="center")
+    axis.set_yticks([-y for y in range(len(found))], [*found])
+    axis.axvline(1, color="#777777", linewidth=0.8)
+    axis.set(xlabel="Learned (fall of the loss), in parts of a change without mask", xlim=(0, None))
+    return figure
+
+
+def mask_table(report: dict) -> str:
+    lines = [[name, shown(share), f"{100 * density:.0f}"] for name, (share, density) in mask_shares(report).items()]
+    return table(["mask", "learned, in parts of a change without mask", "open, %"], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=[*VARIANTS])
@@ -103,8 +144,8 @@ def main() -> None:
             if concept.name not in rows:
                 rows[concept.name] = learn_alone(k, VARIANTS[name], args.seed)
                 write_json(args.out, report)
-    print(studies.mask_table(report))
-    studies.mask_figure(report).savefig(args.out.with_suffix(".png"), dpi=110)
+    print(mask_table(report))
+    mask_figure(report).savefig(args.out.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far prompts of their papers' lengths disturb this short ViT before any training, told by its nearest class mean.
 
-    python benchmarks/untrained_prompts.py --out results/untrained_prompts.json
+    python studies/untrained_prompts.py --out results/untrained_prompts.json
 
 On the tuning classes, prompts as a method draws them for its first task, five draws each; without prompts the frozen
 nearest mean of the same features.

@@ -1,6 +1,6 @@
 """Hyper-parameters are chosen on tune5, whose five concepts serve for nothing else: six trials a method, for all alike.
 
-    python benchmarks/tune.py c-lora stamina --out results/tuning
+    python studies/tune.py c-lora stamina --out results/tuning
 
 Four trials over what is the method's own (its λ, its density, or its rates where it has nothing else), then two at half
 and at twice a rate, the rest as in the best of the four. A trial is one `bench tune5` run, resumable; the lowest A_mmd
@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stamina_lite.core.settings import renamed
+from stamina_lite.reproduction.tables import table
 from stamina_lite.runs.files import write_json
 
 OWN = {  # four combinations each
@@ -68,6 +70,20 @@ def start(name: str) -> dict:
 
 def best(rows: list[dict]) -> dict:
     return min(rows, key=lambda row: row["a_mmd"])["options"]
+
+
+def tuning_table(trials: dict[str, dict], measure: str = "a_mmd", digits: int = 2) -> str:
+    """Every trial of a method's settings, what differed and its measure, and which were chosen."""
+
+    def told(options: dict) -> str:
+        return ", ".join(f"{key} {value:g}" for key, value in renamed(options).items())
+
+    lines = []
+    for name, found in trials.items():
+        seen = {told(trial["options"]): f"{trial[measure]:.{digits}f}" for trial in found["trials"]}
+        lines.append([name, "; ".join(f"{o} → {a}" for o, a in seen.items()), told(found["chosen"])])
+    name = {"a_mmd": "A_mmd", "a_n": "A_N"}[measure]
+    return table(["method", f"trials: what differed → {name}", "chosen"], lines)
 
 
 def main() -> None:

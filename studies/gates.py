@@ -1,6 +1,6 @@
 """Does the base make the problem visible? Each concept alone: attribute prompt, token alone, LoRA; 50-way accuracy.
 
-    python benchmarks/gates.py --set mini50 --concepts 50 --out results/gates.json
+    python studies/gates.py --set mini50 --concepts 50 --out results/gates.json
 
 Every concept is learned by itself on a fresh base; pictures are counted as right when their features lie nearest to the
 mean of that concept's references among all concepts of mini50. One row a method, resumable: rows found in --out stay.

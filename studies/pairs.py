@@ -1,6 +1,6 @@
 """Two learned concepts in one picture, of every stored run's final model: how often both are there.
 
-    python benchmarks/pairs.py runs/claim50 --rows ti++ lora c-lora stamina --out results/pairs
+    python studies/pairs.py runs/claim50 --rows ti++ lora c-lora stamina --out results/pairs
 
 Two people side by side, and a person before a waterfall, eight pairs each, early and late concepts mixed; the ceiling
 is that of real pictures pasted together. Writes pairs.json, resumable row by row, and a sheet a row.
@@ -22,7 +22,9 @@ from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
 from stamina_lite.images import to_pil
 from stamina_lite.measures.features import features
+from stamina_lite.measures.intervals import Number
 from stamina_lite.reproduction.grids import verify_checksum
+from stamina_lite.reproduction.tables import shown, table
 from stamina_lite.runs.files import read_json, write_json
 from stamina_lite.runs.versions import versions
 
@@ -54,6 +56,21 @@ def measure(draw, kinds: dict[str, list[Pair]], real: dict, extractor) -> dict:
         nearer = measures.mean_interval([e["nearer"] for e in each])
         found[kind] = means | {"both_interval": (low, high), "nearer_interval": nearer, "each": each}
     return found
+
+
+def together_table(report: dict) -> str:
+    """Two concepts in one picture: how often both, or at least one, are nearest to their part, and how many are nearer.
+
+    `composition.detect` says what is measured; intervals are over pairs.
+    """
+    lines = []
+    for row, kinds in report["rows"].items():
+        for kind, found in kinds.items():
+            nearer = Number(found["nearer"], *found["nearer_interval"])
+            lines.append([row, kind, f"{100 * found['both']:.0f}", f"{100 * found['one']:.0f}", shown(nearer)])
+    return table(
+        ["row", "pictures of", "both there, %", "one or both, %", "other concepts that are nearer, share"], lines
+    )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Take the outputs of a batch run over into the notebooks that are kept: what a reader sees before running anything.
 
-    make run && python benchmarks/stored_outputs.py runs/quick
+    make run && python studies/stored_outputs.py runs/quick
 
 Sources stay as they are; papermill's injected cell and progress bars are left out, pictures are packed to 128 colours.
 """

@@ -1,6 +1,6 @@
 """How many steps a concept needs: likeness and accuracy against steps, each concept alone on the base.
 
-    python benchmarks/steps.py --out results/steps.json
+    python studies/steps.py --out results/steps.json
 
 Every concept of tune5 is learned for the largest number of steps, at two rates; pictures are drawn on the way, from
 one noise, with the adapters as they would be folded then. Accuracy: share of pictures whose features lie nearest to the

@@ -1,8 +1,8 @@
 """Can a model still learn? The five concepts of tune5, by a fresh model and by one that has learned fifty others.
 
-    python benchmarks/after_fifty.py runs/claim50 --out results/after_fifty.json
-    python benchmarks/after_fifty.py runs/claim50 --change lambda_forget=0.0 --out THE_SAME
-    python benchmarks/after_fifty.py runs/claim50 --change steps=240 lr=0.002 lr_token=0.01 --out THE_SAME
+    python studies/after_fifty.py runs/claim50 --out results/after_fifty.json
+    python studies/after_fifty.py runs/claim50 --change lambda_forget=0.0 --out THE_SAME
+    python studies/after_fifty.py runs/claim50 --change steps=240 lr=0.002 lr_token=0.01 --out THE_SAME
 
 Early and late concepts of a run are different concepts; here they are the same, so that what a long past costs is seen
 apart from what is hard to draw. tune5 serves for choosing settings, and --change tries others, late as early. Every
@@ -21,7 +21,9 @@ from stamina_lite.diffusion.captions import PROMPT
 from stamina_lite.diffusion.evaluation import picture_seed, reference_features
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.measures.features import features
+from stamina_lite.measures.intervals import number
 from stamina_lite.reproduction.grids import verify_checksum
+from stamina_lite.reproduction.tables import shown, table
 from stamina_lite.runs.files import read_json, write_json
 from stamina_lite.runs.versions import versions
 
@@ -51,6 +53,47 @@ def value(text: str):
     """NAME=VALUE as a setting."""
     name, _, given = text.partition("=")
     return name, yaml.safe_load(given)
+
+
+def long_past_table(report: dict) -> str:
+    """tune5's concepts, each just learned: by a fresh model, and by one that has learned fifty others.
+
+    MMD² (lower is better), how often they are recognised among fifty-five where that was measured, and the mean ‖ΔW_t‖.
+    """
+    head = ["row, and what was changed", "MMD², fresh", "after fifty", "worse by"]
+    head += ["recognised %, fresh", "after fifty", "less by, points", "step, fresh", "after fifty"]
+    done = {name: runs for name, runs in report["rows"].items() if {*runs} == {"early", "late"}}
+    lines = []
+    for name, runs in (done | of_several_seeds(done)).items():
+        numbers = []
+        for key, sign, form in (("learned", 1, (2, 1)), ("recognised", -1, (0, 100))):
+            early, late = (runs[when].get(key, []) for when in ("early", "late"))
+            gap = [sign * (b - a) for a, b in zip(early, late, strict=True)]
+            numbers += [shown(number(dict(enumerate(values))), *form) for values in (early, late, gap)]
+        steps = [sum(runs[when]["step_change"]) / len(runs[when]["step_change"]) for when in ("early", "late")]
+        lines.append([name, *numbers, *(f"{s:.2f}" for s in steps)])
+    return table(head, lines)
+
+
+def of_several_seeds(rows: dict) -> dict:
+    """Rows ROW.SEED and what was changed, of which there are several seeds: the mean of each concept over them."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in rows:
+        row, _, change = name.partition(" ")
+        groups.setdefault((row.rpartition(".")[0], change), []).append(name)
+    means = {}
+    for (row, change), names in groups.items():
+        if len(names) < 2:
+            continue
+        seeds = "+".join(name.partition(" ")[0].rpartition(".")[2] for name in names)
+        merged: dict[str, dict] = {"early": {}, "late": {}}
+        for when, values in merged.items():
+            for key in ("learned", "recognised", "step_change"):
+                if all(key in rows[name][when] for name in names):
+                    by_concept = zip(*(rows[name][when][key] for name in names), strict=True)
+                    values[key] = [sum(each) / len(each) for each in by_concept]
+        means[f"{row}.{seeds} {change}".strip()] = merged
+    return means
 
 
 def main() -> None:

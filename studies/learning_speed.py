@@ -1,6 +1,6 @@
 """How many steps a method needs: likeness along training, at early and at late tasks of a finished run.
 
-    python benchmarks/learning_speed.py runs/claim50 --rows c-lora stamina --seeds 0 1 --out results/learning_speed.json
+    python studies/learning_speed.py runs/claim50 --rows c-lora stamina --seeds 0 1 --out results/learning_speed.json
 
 Each run is put where it stood before a task, the task's concept is learned again as it was then, and pictures are drawn
 from one noise on the way. A method has come 90 % of its way at the step where the MMD² to the real pictures has fallen
@@ -22,8 +22,10 @@ from stamina_lite.diffusion.captions import PROMPT
 from stamina_lite.diffusion.evaluation import picture_seed, reference_features
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.measures.features import features
-from stamina_lite.reproduction import studies
+from stamina_lite.measures.intervals import number
 from stamina_lite.reproduction.grids import verify_checksum
+from stamina_lite.reproduction.speed import fewer_steps, steps_needed, steps_to
+from stamina_lite.reproduction.tables import shown, table
 from stamina_lite.runs.files import read_json, write_json
 from stamina_lite.runs.versions import versions
 
@@ -50,6 +52,19 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     return found
 
 
+def speed_table(report: dict) -> str:
+    """Steps to 90 % of the final likeness of tasks that were learned again, then one row less another."""
+    lines = []
+    for row, seeds in report["rows"].items():
+        gained = [steps_needed(report, row, late) for late in (False, True)]
+        every = sum(len(run) for run in seeds.values())
+        lines.append([row, f"{sum(map(len, gained))} of {every}", *(shown(number(steps), 0) for steps in gained)])
+    if {"stamina", "c-lora"} <= set(report["rows"]):
+        less = [fewer_steps(report, "stamina", "c-lora", late) for late in (False, True)]
+        lines.append(["stamina less c-lora", "", *(shown(n, 0) for n in less)])
+    return table(["row", "tasks that gained likeness", "steps, early tasks", "steps, late tasks"], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path)
@@ -73,7 +88,7 @@ def main() -> None:
                 there[str(task)] = likeness(run, task, args.pictures, extractor)
                 write_json(args.out, report)
             said = " ".join(f"{v:.2f}" for v in there[str(task)])
-            steps = studies.steps_to(0.9, LOOKS, there[str(task)])
+            steps = steps_to(0.9, LOOKS, there[str(task)])
             print(f"{row:12s} seed {seed} task {task:2d}: {said}  90 % after {steps:.0f} steps", flush=True)
 
 

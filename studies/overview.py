@@ -1,6 +1,6 @@
 """The picture at the top of the README: real pictures of a run's concepts, and what the run's model draws.
 
-python benchmarks/overview.py runs/quick/runs/quick-start/run --set mini10 --out results/overview.png
+python studies/overview.py runs/quick/runs/quick-start/run --set mini10 --out results/overview.png
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How hard are renditions? What frozen features know of them, before anything is learned continually.
 
-    python benchmarks/frozen.py --out results/frozen.json
+    python studies/frozen.py --out results/frozen.json
 
 Nearest class mean, nearest neighbour (both by cosine) and a linear probe trained on all classes at once, on features of
 the shipped ViT and of lite0, an ImageNet network; all trained on pictures as they are and tested on other artists'.

@@ -1,6 +1,6 @@
 """Is it the weights or the head? What a run has learned, told by nearest class means of its features, not by its head.
 
-    python benchmarks/class_heads.py runs/classes --out results/class_heads.json
+    python studies/class_heads.py runs/classes --out results/class_heads.json
 
 Of every run in ten tasks of the folder, but those of seed 0, three accuracies among all classes at the end. "own head":
 as it was trained. "means kept": a class's mean is taken right after its task and kept, which is a method, as it needs

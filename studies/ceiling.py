@@ -1,6 +1,6 @@
 """How well identity can be measured at all: the accuracy that real pictures reach, the ceiling of every generated one.
 
-    python benchmarks/ceiling.py --out results/ceiling.json
+    python studies/ceiling.py --out results/ceiling.json
 
 A concept's training pictures, which no reference repeats, are classified by the nearest class mean of the references.
 """
@@ -30,7 +30,7 @@ def main() -> None:
             f"{name:10s} {100 * accuracy:.1f} % of real pictures; worst {rows[name]['worst']}, {100 * each.min():.0f} %"
         )
     if args.out:
-        write_json(args.out, {"command": "python benchmarks/ceiling.py", "set": args.set, "rows": rows})
+        write_json(args.out, {"command": "python studies/ceiling.py", "set": args.set, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Settings of the classification half, chosen on the fifty tuning classes in five tasks: six trials a method, for all.
 
-    python benchmarks/tune_classes.py c-lora stamina coda-p --out results/tuning-classes --workers 2
+    python studies/tune_classes.py c-lora stamina coda-p --out results/tuning-classes --workers 2
 
 Four trials over what is the method's own (its rate, and its λ or threshold where it has one), then two at half and at
 twice another rate, the rest as in the best of the four. A trial is one `bench tuning` run, resumable; the
