@@ -1,4 +1,4 @@
-"""The figures of the classification half, drawn from results.json alone: every function returns a matplotlib Figure."""
+"""Figures of stored runs of classes: every function returns a matplotlib Figure."""
 
 from collections.abc import Mapping
 
@@ -50,7 +50,7 @@ def by_method(results: list[dict]) -> dict[str, list[dict]]:
 def accuracy_matrix(result: dict) -> Figure:
     """R[t,i]: accuracy in percent on the classes of task i after task t, among all classes seen by then.
 
-    Read down a column to see a task being forgotten, along the diagonal to see whether new ones are still learned.
+    A column shows how a task is forgotten, the diagonal whether new tasks are learned.
     """
     R = result["accuracy"]
     n = len(R[-1])
@@ -74,9 +74,9 @@ def accuracy_matrix(result: dict) -> Figure:
 
 
 def accuracy_curves(results: list[dict]) -> Figure:
-    """Mean accuracy over the tasks learned so far, after every task; a line a method, its range over runs shaded.
+    """Mean accuracy over the tasks so far, after every task: a line for each method, its range over runs shaded.
 
-    A method that learns everything at once is a flat line across.
+    A joint method is a horizontal line.
     """
     figure, axis = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
     tasks = max(len(r["tasks"]) for r in results)
@@ -100,7 +100,7 @@ def accuracy_curves(results: list[dict]) -> Figure:
 
 
 def ranking(numbers: Mapping[str, Mapping[int, Number]]) -> Figure:
-    """A_N with its interval, a line a row from the highest down, a marker a number of tasks: row -> tasks -> A_N."""
+    """A_N with its interval for each row, from the highest down, and each number of tasks: {row: {tasks: A_N}}."""
     lengths = sorted({n for of_row in numbers.values() for n in of_row})
     rows = sorted(numbers, key=lambda row: -max(number.mean for number in numbers[row].values()))
     figure, axis = plt.subplots(figsize=(6.8, 0.3 * len(rows) + 1.2), layout="constrained")
@@ -121,10 +121,10 @@ def ranking(numbers: Mapping[str, Mapping[int, Number]]) -> Figure:
 
 
 def learned_and_kept(results: list[dict]) -> Figure:
-    """Accuracy of tasks just learned against F_N, a dot a run: what forgets nothing because it learns nothing is left.
+    """Forgetting F_N against the accuracy of tasks just learned, a dot for each run.
 
-    F_N as in the CODA-Prompt code (`measures.forgetting_coda`); names stand in its order. Raises
-    UserError where no run has two tasks.
+    A method at the left forgets little because it learns little. F_N as in the CODA-Prompt code
+    (`measures.forgetting_coda`). Raises UserError if no run has two tasks.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     means: dict[str, tuple[float, float, str]] = {}

@@ -1,4 +1,4 @@
-"""The figures of the papers, drawn from run folders alone: every function returns a matplotlib Figure."""
+"""Figures of stored runs of concepts: every function returns a matplotlib Figure."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,22 +14,22 @@ from ..errors import UserError
 from ..runs.files import load_task, read_json
 from .style import COLOURS, colour, mean_series, running_mean, shade_range
 
-SIDES = (64, 128)  # pixels a side that a picture of a sheet is shown at, least and most
+SIDES = (64, 128)  # smallest and largest side, in px, at which an image of a sheet is shown
 SERIES = ("tasks", "plasticity", "weight_change", "step_change", "mmd", "mask_density")
 
 
 def load_results(run: Path | str) -> dict:
-    """The results.json of a run folder. Raises UserError naming the file where it is missing, damaged or no results."""
+    """The contents of a run's results.json. Raises UserError if it is missing or damaged."""
     file = Path(run) / "results.json"
     results = read_json(file)
-    lacking = [k for k in ("method", *SERIES) if k not in results] if isinstance(results, dict) else ["everything"]
-    if lacking:
-        raise UserError(f"{file} is damaged ({', '.join(lacking)} missing): delete it and run the same command again")
+    missing = [k for k in ("method", *SERIES) if k not in results] if isinstance(results, dict) else ["everything"]
+    if missing:
+        raise UserError(f"{file} is damaged ({', '.join(missing)} missing): delete it and run the same command again")
     return results
 
 
 def load_masks(run: Path | str) -> dict[str, dict[str, Tensor]]:
-    """The folded masks of a run: concept -> layer -> (D1, D2) bool; empty for a method without masks."""
+    """A run's folded masks, {concept: {layer: (D1, D2) bool}}; empty for a method without masks."""
     masks = {}
     for folder in sorted((Path(run) / "tasks").glob("[0-9]*")):
         tensors, task = load_task(folder)
@@ -38,10 +38,10 @@ def load_masks(run: Path | str) -> dict[str, dict[str, Tensor]]:
 
 
 def weight_change(results: list[dict]) -> Figure:
-    """How far the K and V weights have gone from the base, and how far each task still moves them; a line a method.
+    """Distance of the K and V weights from the base, and the size of each task's step, a line for each method.
 
-    Left the paper's Figure 2 [paper], right the step whose shrinking makes it flatten [ours]. Both are Frobenius norms,
-    means over layers, in units of the weights. Runs of one method (seeds) are averaged, their range is shaded.
+    Left: the paper's Figure 2 [paper]; right: the step, whose decrease flattens the left curve [ours]. Frobenius norms,
+    means over layers. Runs of one method are averaged and their range is shaded.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     norms = (
@@ -61,9 +61,9 @@ def weight_change(results: list[dict]) -> Figure:
 
 
 def plasticity(results: list[dict]) -> Figure:
-    """MMD² between a concept's real pictures and those drawn when it was just learned, by task; lower is better.
+    """MMD² of generated to real images just after a concept was learned, against the task; lower is better.
 
-    Thin: each concept; thick: the mean of the last five. A line that climbs is a model that has ceased to learn.
+    Thin: each concept; thick: the mean of the last five. A rising line means that the model stops learning.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for method, runs in by_method(results).items():
@@ -77,9 +77,9 @@ def plasticity(results: list[dict]) -> Figure:
 
 
 def forgetting(results: list[dict]) -> Figure:
-    """MMD² to the real pictures when a concept was just learned, against that after the last task.
+    """MMD² to real images after the last task, against that just after learning; a dot for each concept and run.
 
-    A dot a concept and run; above the line it was forgotten. Raises UserError when no run has got to its last task.
+    Concepts above the diagonal were forgotten. Raises UserError if no run has finished.
     """
     figure, axis = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
     for method, runs in by_method(results).items():
@@ -99,10 +99,10 @@ def forgetting(results: list[dict]) -> Figure:
 
 
 def accuracy(results: list[dict]) -> Figure:
-    """Share of a concept's pictures that are recognised after the last task, by the task in which it was learned.
+    """Share of a concept's images recognised after the last task, against the task in which it was learned.
 
-    Running mean of five tasks; chance is the grey line. Lower on the left: early concepts were forgotten; lower on the
-    right: late ones were not learned. Raises UserError when no run has got to its last task.
+    Running mean of five tasks; the grey line is chance. Low on the left: early concepts were forgotten. Low on the
+    right: late concepts were not learned. Raises UserError if no run has finished.
     """
     finished = [r for r in results if "concept_accuracy_each" in r]
     if not finished:
@@ -120,7 +120,7 @@ def accuracy(results: list[dict]) -> Figure:
 
 
 def then_and_now(results: dict) -> list[tuple[float, float]]:
-    """(MMD² when just learned, MMD² after the last task) of every concept but the last; empty for an unfinished run."""
+    """(MMD² just after learning, MMD² after the last task) of every concept but the last; empty for unfinished runs."""
     then, last = results["plasticity"], len(results["tasks"])
     rows = {int(i): {int(j): v for j, v in row.items()} for i, row in results["mmd"].items()}  # JSON's keys are text
     final = rows.get(last, {})
@@ -128,10 +128,15 @@ def then_and_now(results: dict) -> list[tuple[float, float]]:
 
 
 def mask_panel(masks: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """What the masks leave open: density per layer (left) and the overlap of every two concepts (right).
+    """Density of the masks by layer (left), and the overlap of every two concepts' masks (right).
 
-    masks: concept -> layer -> (D1, D2) bool, see `load_masks`. Overlap is |m ∧ m'| / |m ∨ m'|, the mean over layers;
-    what independent masks of the same densities would have stands above it. Raises UserError without masks.
+    Overlap is |m ∧ m'| / |m ∨ m'|, mean over layers; the title has that of independent masks of the same densities.
+
+    Args:
+        masks: {concept: {layer: (D1, D2) bool}}, see `load_masks`.
+
+    Raises:
+        UserError: there are no masks.
     """
     if not masks:
         raise UserError("there are no masks here: give a run of a method that has them, such as stamina")
@@ -164,17 +169,14 @@ def mask_panel(masks: Mapping[str, Mapping[str, Tensor]]) -> Figure:
 
 
 def pairwise_overlap(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`mask_overlap` of every two rows at once: (n, D) of zeros and ones -> two (n, n), overlap and chance."""
+    """`mask_overlap` of every two rows: (n, D) of zeros and ones -> overlap and chance level, each (n, n)."""
     density, both = rows.mean(1), rows @ rows.T / rows.shape[1]
     p, q = density[:, None], density[None, :]
     return both / (p + q - both).clamp_min(1e-12), p * q / (p + q - p * q).clamp_min(1e-12)
 
 
 def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
-    """A grid of pictures, one labelled row after another, each at about its own size, within SIDES.
-
-    Rows may differ in length.
-    """
+    """Rows of images with titles, each image at about its own size within SIDES. Rows may differ in length."""
     columns, side = max(len(row) for row in rows), max(picture.width for row in rows for picture in row)
     dots = min(max(side, SIDES[0]), SIDES[1])  # to the inch, which a picture takes
     figure, axes = plt.subplots(
@@ -198,11 +200,15 @@ def run_sheet(
     columns: int = 8,
     real: Mapping[str, list[Image.Image]] | None = None,
 ) -> Figure:
-    """Pictures that a run kept of some concepts, one row a concept and stage.
+    """A run's stored images of some concepts, a row for each concept and stage.
 
-    stages: "learned" (just after the concept's own task), "final" (after the last task), or a task number.
-    real: pictures a concept was learned from, to be shown above its own.
-    Raises UserError for a concept that the run has not learned, and for a stage of which it kept no pictures.
+    Args:
+        stages: "learned" (just after the concept's task), "final" (after the last task), or a number of tasks.
+        columns: number of images.
+        real: training images by concept, for a row above.
+
+    Raises:
+        UserError: the run has not learned a concept, or stored no images at a stage.
     """
     tasks = load_results(run)["tasks"]
     rows, titles = [], []
@@ -220,7 +226,7 @@ def run_sheet(
 
 
 def kept_pictures(run: Path | str, task: int, name: str) -> list[Image.Image]:
-    """The pictures of a concept drawn after a task, in order. Raises UserError where there are none."""
+    """A run's stored images of a concept after a task, in order. Raises UserError if there are none."""
     folder = Path(run) / "images" / f"after-{task:03d}" / name
     files = sorted(folder.glob("*.png"))
     if not files:
@@ -229,7 +235,7 @@ def kept_pictures(run: Path | str, task: int, name: str) -> list[Image.Image]:
 
 
 def by_method(results: list[dict]) -> dict[str, list[dict]]:
-    """Results grouped by method, in the palette's order."""
+    """Results by method, in the registry's order."""
     order = {method: k for k, method in enumerate(COLOURS)}
     groups: dict[str, list[dict]] = {}
     for r in sorted(results, key=lambda r: order.get(r["method"], len(order))):

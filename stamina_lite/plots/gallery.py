@@ -1,4 +1,4 @@
-"""Browsing a run's pictures in a notebook: a task, a concept, what the model drew of it then."""
+"""A widget that shows a run's images in a notebook, by task and concept."""
 
 import io
 from collections.abc import Iterable
@@ -13,37 +13,46 @@ from ..errors import UserError
 from ..images import read_image
 from .concepts import kept_pictures
 
-COLUMNS, SIDE = 8, 96  # pictures a row, and their size on the screen
+COLUMNS, SIDE = 8, 96  # images a row, and their side in px
 
 
 def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
-    """A task slider and a concept menu; below, what was drawn of the concept after the task, and real pictures.
+    """A task slider and a concept menu; below them generated images of that concept after that task, and real ones.
 
-    After each task a run keeps pictures of the concept just learned, after the last one of all. Children, in order: the
-    box of the slider and the menu, then the picture. Raises UserError when the run has kept no pictures.
+    A run stores images of the newest concept after each task, and of all concepts after the last one.
+
+    Args:
+        real: concepts whose training images are shown below.
+
+    Returns:
+        A box of two children: the box of slider and menu, and the image.
+
+    Raises:
+        UserError: the run has stored no images.
     """
-    kept: dict[int, list[str]] = {}
+    stored: dict[int, list[str]] = {}
     for folder in sorted((Path(run) / "images").glob("after-*/*")):
         if any(folder.glob("*.png")):
-            kept.setdefault(int(folder.parent.name.removeprefix("after-")), []).append(folder.name)
-    if not kept:
+            stored.setdefault(int(folder.parent.name.removeprefix("after-")), []).append(folder.name)
+    if not stored:
         raise UserError(f"{run} has no pictures in images/after-*: run `stamina-lite bench`, or an Evaluation, first")
     photos = {concept.name: concept.images for concept in real}
 
-    task = ipywidgets.SelectionSlider(options=[*kept], description="after task")
-    concept = ipywidgets.Dropdown(options=kept[task.value], description="concept")
+    task = ipywidgets.SelectionSlider(options=[*stored], description="after task")
+    concept = ipywidgets.Dropdown(options=stored[task.value], description="concept")
     picture = ipywidgets.Image(format="png")
 
     def show(_=None) -> None:
-        drawn = strip(kept_pictures(run, task.value, concept.value))
-        files = photos.get(concept.value, ())[:COLUMNS]
-        picture.value = png([drawn, strip([to_picture(f) for f in files])] if files else [drawn])
+        rows = [strip(kept_pictures(run, task.value, concept.value))]
+        if files := photos.get(concept.value, ())[:COLUMNS]:
+            rows.append(strip([to_picture(f) for f in files]))
+        picture.value = png(rows)
 
     def refill(_) -> None:
-        was = concept.value
+        before = concept.value
         with concept.hold_trait_notifications():
-            concept.options = kept[task.value]
-            concept.value = was if was in kept[task.value] else kept[task.value][0]
+            concept.options = stored[task.value]
+            concept.value = before if before in stored[task.value] else stored[task.value][0]
         show()
 
     task.observe(refill, "value")
@@ -53,12 +62,12 @@ def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
 
 
 def to_picture(file: Path) -> Image.Image:
-    """A photo as the model sees it: its middle square."""
+    """The middle square of an image file, as the model gets it."""
     return Image.fromarray(((read_image(file, SIDE) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def strip(pictures: list[Image.Image]) -> np.ndarray:
-    """Pictures side by side: (SIDE, COLUMNS * SIDE, 3) uint8, white where there are fewer."""
+    """A row of images: (SIDE, COLUMNS * SIDE, 3) uint8, white at the end."""
     out = np.full((SIDE, COLUMNS * SIDE, 3), 255, np.uint8)
     for k, image in enumerate(pictures[:COLUMNS]):
         out[:, k * SIDE : (k + 1) * SIDE] = np.asarray(image.resize((SIDE, SIDE)))

@@ -16,8 +16,9 @@ def colour(method: str) -> str:
 
 
 def name_points(axis: Axes, points: dict[str, tuple[float, float, str]]) -> None:
-    """Names at the right of a finished plot, each as near to its point's height as the others leave room, with a line
-    to it: name -> (x, y, colour).
+    """Write names at the right of a finished plot, near the heights of their points, with a line to each point.
+
+    points: {name: (x, y, colour)}.
     """
     ordered = sorted(points.items(), key=lambda point: point[1][1])
     low, high = axis.get_ylim()
@@ -30,7 +31,7 @@ def name_points(axis: Axes, points: dict[str, tuple[float, float, str]]) -> None
 
 
 def apart(heights: list[float], gap: float = 0.05) -> list[float]:
-    """Rising heights in [0, 1], moved so that there is a gap between them; a smaller one if they are too many."""
+    """Move increasing heights in [0, 1] so that there is a gap between them, a smaller one if they are too many."""
     n = len(heights)
     gap = min(gap, 1 / max(n - 1, 1))
     moved: list[float] = []
@@ -40,14 +41,14 @@ def apart(heights: list[float], gap: float = 0.05) -> list[float]:
 
 
 def mean_series(series: list[list[float]]) -> tuple[list[int], list[float]]:
-    """Tasks 1, 2, … and the mean over runs at each; where runs differ in length, over those that have got so far."""
+    """Tasks 1, 2, … and the mean over the runs that have learned each of them."""
     length = max(len(s) for s in series)
     columns = [[s[t] for s in series if t < len(s) and s[t] is not None] for t in range(length)]
     return list(range(1, length + 1)), [sum(c) / len(c) if c else float("nan") for c in columns]
 
 
 def shade_range(axis: Axes, series: list[list[float]], shade: str) -> None:
-    """The range over runs, as far as all of them go."""
+    """Shade the range over runs, up to the length of the shortest."""
     columns = list(zip(*series, strict=False))
     if len(series) > 1 and columns:
         axis.fill_between(
@@ -57,6 +58,6 @@ def shade_range(axis: Axes, series: list[list[float]], shade: str) -> None:
 
 
 def running_mean(values: list[float]) -> list[float]:
-    """Mean of the last five values up to each (of fewer at the beginning)."""
+    """Mean of the last five values at each position, of fewer at the beginning."""
     windows = [values[max(0, k + 1 - RUNNING) : k + 1] for k in range(len(values))]
     return [sum(w) / len(w) for w in windows]
