@@ -1,4 +1,4 @@
-"""What a base model must be to be customised, said in one line before, or while, it is loaded."""
+"""Checks of a base model, before and after it is loaded: each raises UserError with one line."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ from ..errors import UserError, first_line
 CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 VARIANTS = (None, "fp16")  # of weights; the first that a model has is loaded
-UNUSED = ("position_ids", "text_projection.weight")  # some text encoders' files hold them, and nothing reads them
+UNUSED = ("position_ids", "text_projection.weight")  # in some text encoders' files, read by nothing
 PREDICTS = ("epsilon", "v_prediction")
-PARTS = {  # of a single file in the original layout: a key that tells that a part is in it
+PARTS = {  # of a single file in the original layout: keys, one of which every file with this part has
     "U-Net": ("model.diffusion_model.input_blocks.0.0.weight",),
     "VAE": ("first_stage_model.encoder.conv_in.weight",),
     "text encoder": (
@@ -31,7 +31,7 @@ def weights_in(folder: Path, variant: str | None) -> list[Path]:
 
 
 def check_folder(folder: Path, weights: bool = True, called: str | None = None) -> None:
-    """Every file a pipeline needs, by name, before anything is loaded; weights: those of its models too."""
+    """Check that a folder has every file of a pipeline; weights: those of its models too."""
     index, called = folder / "model_index.json", called or str(folder)
     if not index.is_file():
         raise UserError(f"{called} is no diffusers folder: model_index.json is missing")
@@ -59,7 +59,7 @@ def check_folder(folder: Path, weights: bool = True, called: str | None = None) 
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a model's folder without weights, or with a file of them that is not whole."""
+    """Check that a model's folder has weights, and that their files are complete."""
     found = next(filter(None, (weights_in(folder, variant) for variant in VARIANTS)), None)
     if not found:
         wanted = f"{WEIGHTS[folder.name]}.safetensors"
@@ -70,7 +70,7 @@ def check_weights(folder: Path) -> None:
 
 
 def check_file(file: Path) -> set[str]:
-    """Refuse a single file that is no whole Stable Diffusion 1.x or 2.x; returns the names of its tensors."""
+    """Check that a file is a complete Stable Diffusion 1.x or 2.x; returns the names of its tensors."""
     keys = keys_of(file)
     if any("lora_" in key or ".lora" in key for key in keys):
         raise UserError(f"{file} is a LoRA, not a model: give the model that it belongs to")
@@ -83,7 +83,7 @@ def check_file(file: Path) -> set[str]:
 
 
 def keys_of(file: Path) -> set[str]:
-    """Names of the tensors in a safetensors file. Raises UserError where it is damaged or not whole."""
+    """Names of the tensors in a safetensors file. Raises UserError if it is damaged or incomplete."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -93,13 +93,13 @@ def keys_of(file: Path) -> set[str]:
         raise UserError(f"{file} is damaged or not whole ({first_line(error)}): fetch it again") from None
 
 
-def check_keys(folder: Path, told: dict) -> None:
-    """Refuse weights that are not all there, or not the configuration's; `from_pretrained`, which told, only warns."""
-    refuse_missing(folder, told["missing_keys"])
-    wrong = [key for key, *_ in told["mismatched_keys"]]
+def check_keys(folder: Path, loading_info: dict) -> None:
+    """Check that weights and configuration match; `from_pretrained`, which returns loading_info, only warns."""
+    refuse_missing(folder, loading_info["missing_keys"])
+    wrong = [key for key, *_ in loading_info["mismatched_keys"]]
     if wrong:
         raise UserError(f"{folder} holds {some(wrong)} in another shape than its config.json says: restore the folder")
-    extra = [key for key in told["unexpected_keys"] if not key.endswith(UNUSED)]
+    extra = [key for key in loading_info["unexpected_keys"] if not key.endswith(UNUSED)]
     if extra:
         raise UserError(f"{folder} holds {some(extra)}, which its config.json knows nothing of: restore the folder")
 
@@ -114,7 +114,7 @@ def some(keys) -> str:
 
 
 def check_fit(pipe, name: str) -> None:
-    """Refuse a pipeline whose models do not belong to one another, or that wants more than a prompt."""
+    """Check that a pipeline's models fit together and that its U-Net takes nothing but a prompt."""
     unet, vae, text = pipe.unet.config, pipe.vae.config, pipe.text_encoder
     rows = text.get_input_embeddings().num_embeddings
     positions, most = text.config.max_position_embeddings, pipe.tokenizer.model_max_length

@@ -1,4 +1,4 @@
-"""Base models: the embedded one, a folder, a single file, or a hub id; always a stock StableDiffusionPipeline."""
+"""Base models from the package, a folder, a single file or the hub, always as a stock StableDiffusionPipeline."""
 
 import os
 import re
@@ -26,36 +26,45 @@ from .saving import save_in_fp32
 EMBEDDED = {"mini": Path(__file__).parents[1] / "assets" / "mini"}
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
-BESIDE = ("model_index.json", "past.safetensors", "*/config.json", "scheduler/*.json", "tokenizer/*")  # the weights
-UNFIT = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)  # what damaged folders raise
-SLICED = 256  # from so many pixels on the VAE takes pictures one at a time
+OTHER_FILES = ("model_index.json", "past.safetensors", "*/config.json", "scheduler/*.json", "tokenizer/*")  # no weights
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)  # of damaged folders
+SLICED = 256  # px from which the VAE decodes images one at a time
 CONFIGURATION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # of a single file of 1.x, where none is given
 ANOTHER = "give --base-config, a diffusers folder of a model of the same kind"
 
 
 @dataclass(frozen=True)
 class Base:
-    """Where a base model lies on this disk, and the name by which a run finds it again.
+    """A base model on this disk, and the name by which a run finds it again.
 
-    path: a diffusers folder, or a single file; of that, config is the folder with its configuration and tokenizer.
+    Attributes:
+        path: a diffusers folder, or a single file.
+        name: mini, an absolute path, or owner/name@COMMIT.
+        config: of a single file, the folder with its configuration and tokenizer.
     """
 
     path: Path
-    name: str  # mini, an absolute path, or owner/name@COMMIT
+    name: str
     config: "Base | None" = None
 
     def record(self) -> dict:
-        """What run.json says of it."""
+        """Its entries in run.json."""
         return {"base_model": self.name} | ({"base_config": self.config.name} if self.config else {})
 
 
 def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype=None, config=None):
-    """A StableDiffusionPipeline from the embedded base ("mini"), a diffusers folder, a single .safetensors file in the
-    original layout, or a hub id: owner/name, or owner/name@REVISION.
+    """Load a base as a StableDiffusionPipeline. Only safetensors are read, never a pickle.
 
-    Only safetensors are read, never a pickle. device: cuda where there is one, else cpu. dtype: `precision` of the
-    device. config: of a single file, a diffusers folder with its configuration and tokenizer. Raises UserError where
-    the device is not there, the base cannot be found or fetched, lacks anything, or cannot be customised.
+    Args:
+        base: "mini" for the embedded base, a diffusers folder, a single .safetensors file in the original layout, or a
+            hub id, owner/name or owner/name@REVISION.
+        device: by default cuda if it is available, else cpu.
+        dtype: of the frozen weights; by default `precision` of the device.
+        config: of a single file, a diffusers folder with its configuration and tokenizer.
+
+    Raises:
+        UserError: the device is not available; the base cannot be found or downloaded, is incomplete, or is of an
+            architecture that cannot be customised.
     """
     import torch
 
@@ -70,17 +79,17 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
     pipe = pipe.to(device)
     save_in_fp32(pipe.text_encoder)
     if pipe.unet.config.sample_size * pipe.vae_scale_factor >= SLICED:
-        pipe.vae.enable_slicing()  # a batch of 64 pictures at 512 px, decoded at once, would take tens of GB
+        pipe.vae.enable_slicing()  # decoding a batch of 64 images at 512 px at once takes tens of GB
     return pipe
 
 
 def load_recorded(about: dict, device: str | None = None):
-    """The base that a run.json names, in the precision in which the run learned."""
+    """Load the base that a run.json names, in the run's precision."""
     return load_base(about.get("base_model", "mini"), device, precision_of(about), about.get("base_config"))
 
 
 def precision(device: str):
-    """The dtype of what is frozen: fp32 on a CPU, on a GPU the half precision that it computes in fast."""
+    """The dtype of frozen weights: fp32 on a CPU; bf16 on a GPU, or fp16 if it does not support bf16."""
     import torch
 
     if torch.device(device).type != "cuda":
@@ -89,10 +98,11 @@ def precision(device: str):
 
 
 def resolve(base: str | Path, config: str | Path | None = None, before: dict | None = None) -> Base:
-    """Find a base on this disk, or fetch it from the hub.
+    """Find a base on this disk, or download it from the hub.
 
-    before: run.json of a run that goes on. A hub id without a revision then means the commit that the run began with,
-    and a single file has the run's configuration, if no other is given.
+    Args:
+        before: run.json of a run that is resumed. A hub id without a revision then means the run's commit, and a single
+            file has the run's configuration, unless another is given.
     """
     before = before or {}
     began = HUB_ID.fullmatch(before.get("base_model", ""))
@@ -118,7 +128,7 @@ def resolve(base: str | Path, config: str | Path | None = None, before: dict | N
 def configuration(file: Path, given: str | Path | None) -> Base:
     """The folder with a single file's configuration and tokenizer, by default that of Stable Diffusion 1.5.
 
-    Of 2.x there are models that predict the noise and others that predict the velocity, and no file says which.
+    For 2.x it must be given: some models predict the noise, others the velocity, and a file does not say which.
     """
     keys = check_file(file)
     if given is None and PARTS["text encoder"][1] in keys:
@@ -138,19 +148,19 @@ def configuration(file: Path, given: str | Path | None) -> Base:
 
 
 def from_hub(name: str, revision: str | None = None, weights: bool = True) -> Base:
-    """A model of the hub as a folder of the hub's cache: only what is needed is fetched, and never a pickle."""
-    folder = fetch(name, revision, BESIDE)
-    check_folder(folder, weights=False, called=name)  # before gigabytes are fetched that are of no use
+    """Download a model of the hub to the hub's cache: only the files that are needed, and never a pickle."""
+    folder = fetch(name, revision, OTHER_FILES)
+    check_folder(folder, weights=False, called=name)  # before gigabytes are downloaded
     for variant in VARIANTS if weights else ():
         wanted = [f"{model}/{file}" for model in CLASSES for file in weight_files(model, variant)]
-        folder = fetch(name, folder.name, [*BESIDE, *wanted])
+        folder = fetch(name, folder.name, [*OTHER_FILES, *wanted])
         if all(weights_in(folder / model, variant) for model in CLASSES):
             break
     return Base(folder, f"{name}@{folder.name}")
 
 
 def fetch(name: str, revision: str | None, files) -> Path:
-    """The hub's cached folder of a commit, with these files in it; the folder's name is the commit."""
+    """Download files of a commit to the hub's cache; returns the commit's folder, which has the commit's name."""
     from huggingface_hub import constants, errors, snapshot_download
 
     page, login = f"{constants.ENDPOINT}/{name}", "run `hf auth login`"
@@ -170,7 +180,7 @@ def fetch(name: str, revision: str | None, files) -> Path:
 
 
 def from_folder(home: Path, dtype):
-    """A pipeline from a diffusers folder, when every weight of its models is known to come from there."""
+    """Load a pipeline from a diffusers folder and check that every weight comes from its files."""
     import diffusers
     import transformers
 
@@ -180,63 +190,65 @@ def from_folder(home: Path, dtype):
         for name, kind in CLASSES.items():
             folder = home / name
             loader = getattr(transformers if name == "text_encoder" else diffusers, kind)
-            how = {"variant": next(v for v in VARIANTS if weights_in(folder, v)), "use_safetensors": True}
-            how |= {"ignore_mismatched_sizes": True} if name == "text_encoder" else {}  # told of, and refused below
-            models[name], told = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
-            check_keys(folder, told)
+            options = {"variant": next(v for v in VARIANTS if weights_in(folder, v)), "use_safetensors": True}
+            options |= {"ignore_mismatched_sizes": True} if name == "text_encoder" else {}  # check_keys refuses them
+            models[name], loading_info = loader.from_pretrained(
+                folder, dtype=dtype, output_loading_info=True, **options
+            )
+            check_keys(folder, loading_info)
         return diffusers.StableDiffusionPipeline.from_pretrained(home, **models, **bare())
     except UserError:
         raise
-    except UNFIT as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"cannot load the base {home}: {first_line(error)[:300]}") from None
 
 
 def from_file(file: Path, config: Base, dtype):
-    """A pipeline from a single file; weights that diffusers did not find there it leaves without storage."""
+    """Load a pipeline from a single file and check that every weight comes from it."""
     from diffusers import StableDiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    how = {"config": str(config.path), "local_files_only": True, "dtype": dtype, **bare()}
+    options = {"config": str(config.path), "local_files_only": True, "dtype": dtype, **bare()}
     try:
-        pipe = StableDiffusionPipeline.from_single_file(str(file), **how)
-    except NotImplementedError:  # weights without storage cannot be moved to a device, as diffusers does at once
+        pipe = StableDiffusionPipeline.from_single_file(str(file), **options)
+    except NotImplementedError:  # diffusers leaves missing weights on the meta device
         raise UserError(f"{file} lacks weights that {config.name} wants: fetch it again, or {ANOTHER}") from None
     except (OSError, ValueError, RuntimeError, KeyError, SingleFileComponentError) as error:
         raise UserError(f"{file} does not fit {config.name} ({first_line(error)}): {ANOTHER}") from None
     for model in (pipe.unet, pipe.vae, pipe.text_encoder):
         refuse_missing(file, [name for name, weight in model.state_dict().items() if weight.is_meta])
-    held = sum(key.startswith("model.diffusion_model.") for key in keys_of(file))
-    if held != len(pipe.unet.state_dict()):  # what is left over diffusers passes by
+    n_keys = sum(key.startswith("model.diffusion_model.") for key in keys_of(file))
+    if n_keys != len(pipe.unet.state_dict()):  # diffusers ignores weights that are left over
         raise UserError(f"{file} has a larger U-Net than {config.name} says: {ANOTHER}")
     return pipe
 
 
 @contextmanager
 def without_bars():
-    """Loading takes a second or two: the bars of diffusers and transformers would only fill a notebook."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
+    """Disable the progress bars of diffusers and transformers while a model is loaded."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    shown = [logging for logging in (of_diffusers, of_transformers) if logging.is_progress_bar_enabled()]
-    for logging in shown:
+    enabled = [logging for logging in (diffusers_logging, transformers_logging) if logging.is_progress_bar_enabled()]
+    for logging in enabled:
         logging.disable_progress_bar()
     try:
         yield
     finally:
-        for logging in shown:
+        for logging in enabled:
             logging.enable_progress_bar()
 
 
 def bare() -> dict:
-    """What is left out of every pipeline: the safety checker, and what only it or image prompts need."""
+    """Components that no pipeline gets: the safety checker, and what it or image prompts need."""
     return {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "image_encoder": None}
 
 
 def noising(scheduler, name: str):
-    """A scheduler to learn by: its `add_noise` is the diffusion that the model was trained on.
+    """A scheduler for training, whose `add_noise` is the diffusion that the model was trained with.
 
-    That of most samplers (Euler, DPM-Solver, UniPC ...), which many folders name, belongs to their own steps, and PNDM
-    knows no velocity. Betas and prediction type are the folder's; pictures are drawn by one of `sampling.SAMPLERS`.
+    Many folders name a sampler (Euler, DPM-Solver, UniPC ...), whose `add_noise` belongs to its own steps, or PNDM,
+    which has no velocity. Betas and prediction type are the folder's. Images are sampled by `sampling.SAMPLERS`.
     """
     from diffusers import DDIMScheduler, DDPMScheduler
 

@@ -1,7 +1,7 @@
-"""What a run has learned, in files that other tools load; every file is read back by stock code before it is kept.
+"""Exports of a run for other tools; every export is loaded with stock code before it is kept.
 
-`diffusers`: a folder for `StableDiffusionPipeline.from_pretrained`. `lora`: one file for `load_lora_weights`, whose
-keys ComfyUI and A1111 know too. `tokens`: a file a token for `load_textual_inversion`, or their folders of embeddings.
+`diffusers`: a folder for `StableDiffusionPipeline.from_pretrained`. `lora`: a file for `load_lora_weights`, ComfyUI and
+A1111. `tokens`: a file for each token, for `load_textual_inversion` or folders of embeddings.
 """
 
 import copy
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.layers import AdaptedWeight, layers_of
-from ..core.seeds import seeded
+from ..core.seeds import Stream, seeded
 from ..errors import UserError
 from ..runs.files import read_json, write_json, write_tensors
 from .captions import PROMPT
@@ -26,13 +26,13 @@ from .learner import ContinualLearner
 from .model import CROSS_ATTENTION
 
 LORA = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights looks for in a folder
-TOLERANCE = 1e-3  # of the effect: how far stock code may be from our model before an export is refused
-ROUNDING = 1e-5  # of the size of what is compared: what fp32 cannot tell apart
+TOLERANCE = 1e-3  # largest difference between stock code and our model, as a share of the effect of learning
+ROUNDING = 1e-5  # differences of fp32 rounding, as a share of the largest value
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What stock code made of an export. difference: largest to our model; effect: largest of ours to the base."""
+    """An export as stock code loads it: its largest difference to our model, and ours to the base (effect)."""
 
     loaded: str
     difference: float
@@ -43,12 +43,17 @@ class Verified:
 
 
 def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable, rank: int | None = None) -> Verified:
-    """Write what a learner knows to the new folder `out`; it appears only when stock code has read it back.
+    """Export what a learner has learned to a new folder, which appears only after stock code has loaded it.
 
-    kind: "diffusers", "lora" or "tokens". base(): the pipeline the run began with, anew, that LoRA and tokens are
-    loaded into. rank: of the LoRA; without it the update is exact. Raises UserError where there is nothing to export
-    so, the folder cannot be written, or a rank is asked of another kind; RuntimeError where stock code reads another
-    model.
+    Args:
+        kind: "diffusers", "lora" or "tokens".
+        base: returns a new pipeline of the run's base, which LoRA and tokens are loaded into.
+        rank: of the LoRA; by default as high as the update's own, which is exact.
+
+    Raises:
+        UserError: there is nothing to export in this way, the folder exists or cannot be written, or a rank was given
+            for another kind.
+        RuntimeError: stock code loads another model than was exported.
     """
     if kind not in KINDS:
         raise UserError(f"unknown export {kind}: choose {', '.join(KINDS)}")
@@ -79,7 +84,7 @@ def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable
 
 
 def to_diffusers(learner: ContinualLearner, folder: Path, base: Callable, rank: None) -> Verified:
-    """The folded pipeline as an ordinary folder, with a model card, and what a later run needs to go on from it."""
+    """The folded pipeline as a diffusers folder, with a model card and the history for a later run."""
     from diffusers import StableDiffusionPipeline
 
     learner.pipe.save_pretrained(folder, safe_serialization=True)
@@ -94,9 +99,7 @@ def to_diffusers(learner: ContinualLearner, folder: Path, base: Callable, rank: 
 
 
 def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int | None) -> Verified:
-    """What was learned since the base, of every layer as up @ down, of one rank and alpha = rank, so that every loader
-    scales it by 1.
-    """
+    """The update of every weight since the base as up @ down, all of one rank, with alpha = rank: a scale of 1."""
     if learner.method.full_finetuning:
         raise UserError(f"{learner.method.name} changes every weight, which no LoRA holds: export --to diffusers")
     begun = exact(base())
@@ -138,7 +141,7 @@ def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int |
 
 
 def to_tokens(learner: ContinualLearner, folder: Path, base: Callable, rank: None) -> Verified:
-    """A file a token that the base does not know, its row under its name."""
+    """A file for each token that the base does not have, with its row under its name."""
     table, stock = learner.model.table.weight.detach(), base()
     known = stock.tokenizer.get_vocab()
     custom = {token: index for token, index in learner.model.custom.items() if token not in known}
@@ -157,7 +160,7 @@ KINDS: dict[str, Callable[..., Verified]] = {"diffusers": to_diffusers, "lora": 
 
 
 def factorise(change: Tensor, rank: int | None) -> tuple[Tensor, Tensor]:
-    """up (D1, r) @ down (r, D2): the nearest matrix of that rank to a change (D1, D2); exact without a rank, fp32."""
+    """The nearest matrix of a rank to a change (D1, D2), as up (D1, r) @ down (r, D2), fp32; None: exact."""
     u, sizes, v = torch.linalg.svd(change.double(), full_matrices=False)
     kept = rank or max(1, int((sizes > 1e-7 * sizes[0]).sum()))
     share = sizes[:kept].sqrt()
@@ -165,8 +168,8 @@ def factorise(change: Tensor, rank: int | None) -> tuple[Tensor, Tensor]:
 
 
 def for_older_transformers(pipe, folder: Path) -> None:
-    """What version 5 leaves out, and version 4 cannot do without: the vocabulary as two files, and the text encoder's
-    weights under the names that all published models have.
+    """Write what transformers 4 needs and transformers 5 leaves out: the vocabulary as two files, and the weights of
+    the text encoder under the names of all published models.
     """
     pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # vocab.json and merges.txt
     write_json(folder / "tokenizer" / "added_tokens.json", pipe.tokenizer.get_added_vocab())
@@ -177,7 +180,7 @@ def for_older_transformers(pipe, folder: Path) -> None:
 
 
 def without_paths(folder: Path) -> None:
-    """Take out where on this machine the base lay, and let whom may read other files read the weights."""
+    """Remove the base's path from all configurations, and give the weights the permissions of other files."""
     for file in folder.rglob("*.json"):
         content = read_json(file)
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
@@ -187,12 +190,12 @@ def without_paths(folder: Path) -> None:
 
 
 def lora_key(layer: str) -> str:
-    """A U-Net's layer as kohya's scripts name it, and after them ComfyUI, A1111 and diffusers."""
+    """The name of a U-Net's layer in kohya's format, which ComfyUI, A1111 and diffusers read."""
     return f"lora_unet_{layer.replace('.', '_')}"
 
 
 def load_lora(pipe, folder: Path) -> None:
-    """Raises UserError where peft, which diffusers loads LoRA files by, is not installed."""
+    """Load a LoRA with stock diffusers. Raises UserError if peft is not installed."""
     try:
         pipe.load_lora_weights(folder, weight_name=LORA)
     except ValueError as error:
@@ -207,7 +210,7 @@ def prompts_of(learner: ContinualLearner) -> list[str]:
 
 @dataclass(frozen=True)
 class Exact:
-    """The parts of a pipeline that say what it draws, in fp32: in half precision every difference would be rounding."""
+    """The parts of a pipeline that are compared, in fp32: half precision would only show rounding."""
 
     unet: Any
     text_encoder: Any
@@ -215,7 +218,7 @@ class Exact:
 
 
 def exact(pipe, layers: Iterable[AdaptedWeight] = ()) -> Exact:
-    """A pipeline in fp32, itself where it is so; with the weights of these layers as they are known in fp32."""
+    """A pipeline's parts in fp32, copied only if they are not; `layers` have their exact weights in fp32."""
 
     def single(model):
         return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
@@ -228,13 +231,13 @@ def exact(pipe, layers: Iterable[AdaptedWeight] = ()) -> Exact:
 
 @torch.no_grad()
 def answers(pipe, prompts: list[str], words: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What a pipeline's text encoder makes of prompts, and its U-Net of them (or of `words`) and of fixed noise."""
+    """Outputs of the text encoder for prompts, and of the U-Net for them (or for `words`) and fixed noise."""
     unet, text = pipe.unet, pipe.text_encoder
     if words is None:
         ids = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         words = text(ids.to(text.device))[0]
     side = min(unet.config.sample_size, 16)  # enough to see every layer, and quick at any size
-    noise = torch.randn(1, unet.config.in_channels, side, side, generator=seeded(0, 7)).to(words)
+    noise = torch.randn(1, unet.config.in_channels, side, side, generator=seeded(0, Stream.EXPORT)).to(words)
     drawn = [unet(noise, torch.tensor([500], device=noise.device), row[None]).sample for row in words]
     return words, torch.cat(drawn)
 
@@ -242,21 +245,22 @@ def answers(pipe, prompts: list[str], words: Tensor | None = None) -> tuple[Tens
 def compare(
     models: dict[str, Exact], prompts: list[str], loaded: str, words: Tensor | None = None, tolerance: float = TOLERANCE
 ) -> Verified:
-    """The stock model against ours and against the base: the U-Net on prompts, and the text encoder.
+    """Compare the outputs of the stock model with ours, and ours with the base.
 
-    With `words`, (n, positions, width), all U-Nets are given these, and text encoders do not count.
+    Args:
+        words: hidden states (n, positions, width) for all U-Nets; text encoders are then not compared.
     """
-    told, ours = answers(models["ours"], prompts, words)
-    read, theirs = answers(models["stock"], prompts, words)
-    difference = max((theirs - ours).abs().max().item(), (read - told).abs().max().item())
+    our_states, ours = answers(models["ours"], prompts, words)
+    stock_states, stock = answers(models["stock"], prompts, words)
+    difference = max((stock - ours).abs().max().item(), (stock_states - our_states).abs().max().item())
     effect = (answers(models["base"], prompts, words)[1] - ours).abs().max().item()
     return checked(Verified(loaded, difference, effect), tolerance, ours.abs().max().item())
 
 
 def checked(verified: Verified, tolerance: float, size: float = 0.0) -> Verified:
-    """Refuse an export that stock code reads as another model than ours, or as the base.
+    """Raise RuntimeError if stock code loads another model than ours.
 
-    size: of what was compared; differences of rounding count for nothing, however small the effect.
+    size: the largest value that was compared; differences of rounding are ignored, however small the effect.
     """
     if not verified.difference <= max(tolerance * verified.effect, ROUNDING * size):
         raise RuntimeError(f"stock code reads another model than was exported: {verified}")
@@ -264,7 +268,7 @@ def checked(verified: Verified, tolerance: float, size: float = 0.0) -> Verified
 
 
 def card(learner: ContinualLearner) -> str:
-    """The README.md of an exported folder, as model hubs show it."""
+    """The model card of an exported folder."""
     names, about, guidance = [*learner.model.custom], learner.identity, learner.method.settings.guidance
     return "\n".join(
         [
