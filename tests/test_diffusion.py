@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from stamina_lite import concepts, load_base
+from stamina_lite.classification.datasets import task_pictures
+from stamina_lite.classification.model import Classifier
 from stamina_lite.core.adaptation import Adaptation
 from stamina_lite.core.layers import AdaptedWeight
 from stamina_lite.core.masks import Mask
@@ -10,7 +12,7 @@ from stamina_lite.core.seeds import seeded
 from stamina_lite.core.settings import Settings
 from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
-from stamina_lite.methods.registry import METHODS, make_method
+from stamina_lite.methods.registry import METHODS, make_class_method, make_method
 
 FEW = {"steps": 3, "batch": 2, "rank": 2, "mask_rank": 2, "n_prior": 4}
 
@@ -267,6 +269,21 @@ def test_looking_does_not_change_training(tiny_folder, photos):
         model.learn(concepts(photos)[0], make_method("stamina", **FEW), 0, 1, on_step)
         ends.append(model.layers[0].current)
     assert torch.equal(*ends)
+
+
+def test_both_halves_call_back_after_every_step_from_0(tiny, photos, vit, patches):
+    """With the number that the log has, and its losses."""
+    calls: dict[str, list] = {"diffusion": [], "cross_entropy": []}
+    learned = TextToImage(tiny).learn(
+        concepts(photos)[0], make_method("stamina", **FEW), 0, 1, lambda *call: calls["diffusion"].append(call)
+    )
+    classifier = Classifier(vit, 6, make_class_method("stamina", epochs=2, batch=8, rank=2, mask_rank=2), 3, 0)
+    images = task_pictures(patches.train, [0, 1])
+    classes = classifier.learn(images, 1, lambda *call: calls["cross_entropy"].append(call))
+    for name, outcome in (("diffusion", learned), ("cross_entropy", classes)):
+        steps = [{"step": step, **numbers} for step, numbers in calls[name]]
+        assert steps == outcome.steps and [row["step"] for row in steps] == list(range(len(steps)))
+        assert len(steps) >= 3 and all(row["loss"] > row[name] for row in steps)  # L_sparse is added
 
 
 def test_an_interrupted_task_leaves_the_model_as_it_was(tiny, photos):
