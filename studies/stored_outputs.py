@@ -1,8 +1,9 @@
-"""Take the outputs of a batch run over into the notebooks that are kept: what a reader sees before running anything.
+"""Copy the outputs of executed notebooks to the notebooks of the repository: what a reader sees before running them.
 
     make run && python studies/stored_outputs.py runs/quick
 
-Sources stay as they are; papermill's injected cell and progress bars are left out, pictures are packed to 128 colours.
+Sources stay as they are; papermill's injected cell and progress bars are left out. Images get a palette of 128 colours,
+or of fewer in a notebook that would be larger than LIMIT.
 """
 
 import argparse
@@ -16,36 +17,45 @@ from PIL import Image
 from stamina_lite.reproduction.notebooks import NOTEBOOKS
 
 
-def packed(png: str) -> str:
-    """A base64 PNG in 128 colours; the smaller of the two."""
+LIMIT = 490_000  # bytes of a notebook
+PALETTES = (128, 96, 64, 48, 32)
+
+
+def packed(png: str, colours: int) -> str:
+    """A base64 PNG with a palette of so many colours, or the given one if it is smaller."""
     small = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(128).save(small, "PNG", optimize=True)
+    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
     coded = base64.b64encode(small.getvalue()).decode()
     return min(png, coded, key=len)
 
 
-def kept(output, count: int):
-    """An output as it is stored, or None for what passes by on the error stream."""
+def stored(output, count: int, colours: int):
+    """An output as it is stored, or None for the error stream."""
     if output.get("name") == "stderr":
         return None
     if output.output_type == "execute_result":
         output.execution_count = count
     if "image/png" in output.get("data", {}):
-        output.data["image/png"] = packed(output.data["image/png"])
+        output.data["image/png"] = packed(output.data["image/png"], colours)
     return output
 
 
-def take_over(executed: Path, notebook: Path) -> None:
-    """Raises ValueError if the notebook has changed since it was executed."""
-    ran, ours = nbformat.read(executed, 4), nbformat.read(notebook, 4)
-    cells = [c for c in ran.cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
-    mine = [c for c in ours.cells if c.cell_type == "code"]
-    if [c.source for c in cells] != [c.source for c in mine]:
+def take_over(executed: Path, notebook: Path, colours: int) -> None:
+    """Write an executed notebook's outputs to `notebook`. Raises ValueError if that has changed since."""
+    source, target = nbformat.read(executed, 4), nbformat.read(notebook, 4)
+    tags = [cell.metadata.get("tags", []) for cell in source.cells]
+    executed_cells = [
+        cell
+        for cell, tagged in zip(source.cells, tags, strict=True)
+        if cell.cell_type == "code" and "injected-parameters" not in tagged
+    ]
+    cells = [cell for cell in target.cells if cell.cell_type == "code"]
+    if [cell.source for cell in executed_cells] != [cell.source for cell in cells]:
         raise ValueError(f"{notebook.name} has changed since {executed} was made: run it again")
-    for count, (cell, there) in enumerate(zip(mine, cells, strict=True), 1):
+    for count, (cell, ran) in enumerate(zip(cells, executed_cells, strict=True), 1):
         cell.execution_count = count
-        cell.outputs = [o for o in (kept(output, count) for output in there.outputs) if o]
-    nbformat.write(ours, notebook)
+        cell.outputs = [o for o in (stored(output, count, colours) for output in ran.outputs) if o]
+    nbformat.write(target, notebook)
 
 
 def main() -> None:
@@ -53,7 +63,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a batch run, such as runs/quick")
     args = parser.parse_args()
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        take_over(args.run / notebook.name, notebook)
+        executed = args.run / notebook.name
+        for colours in PALETTES if executed.exists() else ():
+            take_over(executed, notebook, colours)
+            if notebook.stat().st_size <= LIMIT:
+                break
         print(f"{notebook.name}  {notebook.stat().st_size / 1000:.0f} kB")
 
 
