@@ -16,7 +16,6 @@ from PIL import Image
 
 from stamina_lite.reproduction.notebooks import NOTEBOOKS
 
-
 LIMIT = 490_000  # bytes of a notebook
 PALETTES = (128, 96, 64, 48, 32)
 
