@@ -1,4 +1,4 @@
-"""Picture files to RGB squares, tensors to pictures, pictures to PNG."""
+"""Reading image files as RGB squares, converting tensors to images, and writing PNG files."""
 
 import math
 import struct
@@ -16,7 +16,8 @@ from .errors import UserError
 def read_image(path: str | Path, size: int) -> Tensor:
     """Read an image file: (3, size, size) float32 in [-1, 1].
 
-    The middle square is taken, transparent parts become white, and of an animation the first frame is read.
+    The image is cropped to the square in its middle, transparent parts become white, and of an animation the first
+    frame is read.
 
     Raises:
         UserError: the file is no image, is truncated, or has so many pixels that Pillow refuses to decode it (twice
@@ -25,18 +26,18 @@ def read_image(path: str | Path, size: int) -> Tensor:
     try:
         with Image.open(path) as image:
             square = to_square(image, size)
-    except Image.DecompressionBombError as fault:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise UserError(f"{path} has more than {most:.0f} million pixels: make it smaller") from fault
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as fault:
-        reason = "it is not a picture" if isinstance(fault, UnidentifiedImageError) else str(fault).lower()
-        raise UserError(f"cannot read {path} ({reason}): save it again as PNG or JPEG, or remove it") from fault
+    except Image.DecompressionBombError as error:
+        max_megapixels = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UserError(f"{path} has more than {max_megapixels:.0f} million pixels: make it smaller") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else str(error).lower()
+        raise UserError(f"cannot read {path} ({reason}): save it again as PNG or JPEG, or remove it") from error
     return torch.from_numpy(square).permute(2, 0, 1).float().div(127.5).sub(1)
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """The middle square of an opened image: (size, size, 3) uint8. Few full-size copies are made."""
-    image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a half, a quarter or an eighth
+    """Crop an opened image to the square in its middle: (size, size, 3) uint8. Few full-size copies are made."""
+    image.draft(None, (2 * size, 2 * size))  # decodes a large JPEG at 1/2, 1/4 or 1/8 of its size
     ImageOps.exif_transpose(image, in_place=True)
     image = to_8_bit(image)
     side = min(image.size)
@@ -51,8 +52,8 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     """Convert an image to mode L, RGB or RGBA, which can be resized."""
     if image.mode[0] in "IF":  # 16 or 32 bits of grey, which Pillow's own conversion clips at 255
         levels = np.nan_to_num(np.asarray(image, dtype=np.float32))
-        sixteen = image.mode.startswith("I;16") or levels.max() > 255
-        white = 65535 if sixteen else 1 if image.mode == "F" and levels.max() <= 1 else 255
+        is_16_bit = image.mode.startswith("I;16") or levels.max() > 255
+        white = 65535 if is_16_bit else 1 if image.mode == "F" and levels.max() <= 1 else 255
         return Image.fromarray((levels.clip(0, white) * (255 / white)).round().astype(np.uint8))
     if image.has_transparency_data:
         return image if image.mode == "RGBA" else image.convert("RGBA")
@@ -66,17 +67,21 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
 
 def grid(pictures: list[Image.Image], columns: int | None = None) -> Image.Image:
-    """Join images of one size to one image, row by row; by default about as many columns as rows."""
+    """Arrange images of equal size in a grid, row by row; by default with about as many columns as rows."""
     columns = columns or math.ceil(len(pictures) ** 0.5)
     width, height = pictures[0].size
-    whole = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     for k, picture in enumerate(pictures):
-        whole.paste(picture, (k % columns * width, k // columns * height))
-    return whole
+        sheet.paste(picture, (k % columns * width, k // columns * height))
+    return sheet
 
 
 def write_png(file: Path, picture: Image.Image, chunks: PngInfo | None = None) -> None:
-    """Write a PNG to a temporary file and move it into place: a full disk leaves no incomplete image."""
+    """Write a PNG to a temporary file and move it into place: a full disk leaves no incomplete image.
+
+    Args:
+        chunks: text chunks to store in the file.
+    """
     temporary = file.with_name(f".{file.name}.part")
     try:
         picture.save(temporary, "png", pnginfo=chunks)

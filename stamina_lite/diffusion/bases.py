@@ -1,4 +1,4 @@
-"""Base models from the package, a folder, a single file or the hub, always as a stock StableDiffusionPipeline."""
+"""Loading of base models from the package, a folder, a single file or the hub, as a stock StableDiffusionPipeline."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from .base_checks import (
     check_fit,
     check_folder,
     check_keys,
-    keys_of,
+    read_keys,
     refuse_missing,
     weight_files,
     weights_in,
@@ -24,23 +24,23 @@ from .base_checks import (
 from .saving import save_in_fp32
 
 EMBEDDED = {"mini": Path(__file__).parents[1] / "assets" / "mini"}
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")  # owner/name or owner/name@REVISION
 OTHER_FILES = ("model_index.json", "past.safetensors", "*/config.json", "scheduler/*.json", "tokenizer/*")  # no weights
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)  # of damaged folders
-SLICED = 256  # px from which the VAE decodes images one at a time
-CONFIGURATION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # of a single file of 1.x, where none is given
-ANOTHER = "give --base-config, a diffusers folder of a model of the same kind"
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)  # for damaged folders
+VAE_SLICING_SIZE = 256  # px; the VAE decodes images of this size or larger one at a time
+DEFAULT_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # for a single file of 1.x
+CONFIG_HINT = "give --base-config, a diffusers folder of a model of the same kind"
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model on this disk, and the name by which a run finds it again.
+    """A base model on disk, and the name by which a run finds it again.
 
     Attributes:
-        path: a diffusers folder, or a single file.
+        path: a diffusers folder or a single file.
         name: mini, an absolute path, or owner/name@COMMIT.
-        config: of a single file, the folder with its configuration and tokenizer.
+        config: for a single file, the folder with its configuration and tokenizer.
     """
 
     path: Path
@@ -48,19 +48,19 @@ class Base:
     config: "Base | None" = None
 
     def record(self) -> dict:
-        """Its entries in run.json."""
+        """The base's entries in run.json."""
         return {"base_model": self.name} | ({"base_config": self.config.name} if self.config else {})
 
 
 def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype=None, config=None):
-    """Load a base as a StableDiffusionPipeline. Only safetensors are read, never a pickle.
+    """Load a base model as a StableDiffusionPipeline. Only safetensors files are read, never pickles.
 
     Args:
         base: "mini" for the embedded base, a diffusers folder, a single .safetensors file in the original layout, or a
             hub id, owner/name or owner/name@REVISION.
         device: by default cuda if it is available, else cpu.
-        dtype: of the frozen weights; by default `precision` of the device.
-        config: of a single file, a diffusers folder with its configuration and tokenizer.
+        dtype: of the frozen weights; by default `precision(device)`.
+        config: for a single file, a diffusers folder with its configuration and tokenizer.
 
     Raises:
         UserError: the device is not available; the base cannot be found or downloaded, is incomplete, or is of an
@@ -70,21 +70,28 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
 
     check_device(device)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    found = base if isinstance(base, Base) else resolve(base, config)
+    resolved = base if isinstance(base, Base) else resolve(base, config)
     dtype = dtype or precision(device)
-    with without_bars():
-        pipe = from_file(found.path, found.config, dtype) if found.config else from_folder(found.path, dtype)
-    check_fit(pipe, found.name)
-    pipe.scheduler = noising(pipe.scheduler, found.name)
+    with without_progress_bars():
+        if resolved.config:
+            pipe = from_file(resolved.path, resolved.config, dtype)
+        else:
+            pipe = from_folder(resolved.path, dtype)
+    check_fit(pipe, resolved.name)
+    pipe.scheduler = training_scheduler(pipe.scheduler, resolved.name)
     pipe = pipe.to(device)
     save_in_fp32(pipe.text_encoder)
-    if pipe.unet.config.sample_size * pipe.vae_scale_factor >= SLICED:
+    if pipe.unet.config.sample_size * pipe.vae_scale_factor >= VAE_SLICING_SIZE:
         pipe.vae.enable_slicing()  # decoding a batch of 64 images at 512 px at once takes tens of GB
     return pipe
 
 
 def load_recorded(about: dict, device: str | None = None):
-    """Load the base that a run.json names, in the run's precision."""
+    """Load the base model that a run.json names, in the precision of the run.
+
+    Args:
+        about: the contents of run.json.
+    """
     return load_base(about.get("base_model", "mini"), device, precision_of(about), about.get("base_config"))
 
 
@@ -98,75 +105,86 @@ def precision(device: str):
 
 
 def resolve(base: str | Path, config: str | Path | None = None, before: dict | None = None) -> Base:
-    """Find a base on this disk, or download it from the hub.
+    """Find a base model on disk, or download it from the hub.
 
     Args:
+        base, config: as for `load_base`.
         before: run.json of a run that is resumed. A hub id without a revision then means the run's commit, and a single
-            file has the run's configuration, unless another is given.
+            file has the run's configuration, unless another one is given.
+
+    Raises:
+        UserError: the base or its configuration cannot be found or downloaded, or is a pickle.
     """
     before = before or {}
-    began = HUB_ID.fullmatch(before.get("base_model", ""))
-    base = began[0] if began and began[1] == str(base) else base
+    recorded = HUB_ID.fullmatch(before.get("base_model", ""))
+    base = recorded[0] if recorded and recorded[1] == str(base) else base
     path = EMBEDDED.get(str(base), Path(base))
     if path.is_file() and path.suffix.lower() == ".safetensors":
-        path = Path(os.path.abspath(path))  # not resolved: a link of the hub's cache leads to a file without a suffix
-        kept = before.get("base_config") if before.get("base_model") == str(path) else None
-        return Base(path, str(path), configuration(path, config or kept))
+        path = Path(os.path.abspath(path))  # not resolved: links in the hub's cache point to files without a suffix
+        recorded_config = before.get("base_config") if before.get("base_model") == str(path) else None
+        return Base(path, str(path), resolve_config(path, config or recorded_config))
     if config is not None:
         raise UserError(f"{base} has its own configuration: --base-config is for a single .safetensors file")
-    if path.suffix in PICKLES and not path.is_dir():
+    if path.suffix in PICKLE_SUFFIXES and not path.is_dir():
         raise UserError(f"{base} is a pickle, which may run code when it is read: give a .safetensors file")
     if path.is_dir():
         return Base(path, str(base) if str(base) in EMBEDDED else str(path.resolve()))
-    named = HUB_ID.fullmatch(str(base))
-    if path.exists() or not named:
-        kinds = f"{', '.join(EMBEDDED)}, a folder, a .safetensors file, or a hub id (owner/name)"
-        raise UserError(f"no base model at {base}: give {kinds}")
-    return from_hub(named[1], named[2])
+    hub_id = HUB_ID.fullmatch(str(base))
+    if path.exists() or not hub_id:
+        choices = f"{', '.join(EMBEDDED)}, a folder, a .safetensors file, or a hub id (owner/name)"
+        raise UserError(f"no base model at {base}: give {choices}")
+    return from_hub(hub_id[1], hub_id[2])
 
 
-def configuration(file: Path, given: str | Path | None) -> Base:
-    """The folder with a single file's configuration and tokenizer, by default that of Stable Diffusion 1.5.
+def resolve_config(file: Path, config: str | Path | None) -> Base:
+    """Find the folder with a single file's configuration and tokenizer; by default that of Stable Diffusion 1.5.
 
-    For 2.x it must be given: some models predict the noise, others the velocity, and a file does not say which.
+    There is no default for 2.x: some of its models predict the noise, others the velocity, and the file does not record
+    which.
     """
     keys = check_file(file)
-    if given is None and PARTS["text encoder"][1] in keys:
-        raise UserError(f"{file} is of Stable Diffusion 2.x, and does not say what it predicts: {ANOTHER}")
-    named = HUB_ID.fullmatch(str(given or CONFIGURATION))
-    if given is not None and Path(given).is_dir():
-        found = Base(Path(given), str(Path(given).resolve()))
-    elif named:
+    if config is None and PARTS["text encoder"][1] in keys:
+        raise UserError(f"{file} is of Stable Diffusion 2.x, and does not say what it predicts: {CONFIG_HINT}")
+    hub_id = HUB_ID.fullmatch(str(config or DEFAULT_CONFIG))
+    if config is not None and Path(config).is_dir():
+        resolved = Base(Path(config), str(Path(config).resolve()))
+    elif hub_id:
         try:
-            found = from_hub(named[1], named[2], weights=False)
+            resolved = from_hub(hub_id[1], hub_id[2], weights=False)
         except UserError as error:
-            raise UserError(f"no configuration for {file} ({error}): {ANOTHER}") from None
+            raise UserError(f"no configuration for {file} ({error}): {CONFIG_HINT}") from None
     else:
-        raise UserError(f"no folder {given}: {ANOTHER}")
-    check_folder(found.path, weights=False)
-    return found
+        raise UserError(f"no folder {config}: {CONFIG_HINT}")
+    check_folder(resolved.path, weights=False)
+    return resolved
 
 
 def from_hub(name: str, revision: str | None = None, weights: bool = True) -> Base:
-    """Download a model of the hub to the hub's cache: only the files that are needed, and never a pickle."""
+    """Download a model to the hub's cache: only the files that are needed, and never a pickle.
+
+    Args:
+        weights: also download weights, of the first variant that every model has.
+    """
     folder = fetch(name, revision, OTHER_FILES)
-    check_folder(folder, weights=False, called=name)  # before gigabytes are downloaded
+    check_folder(folder, weights=False, name=name)  # before gigabytes are downloaded
     for variant in VARIANTS if weights else ():
-        wanted = [f"{model}/{file}" for model in CLASSES for file in weight_files(model, variant)]
-        folder = fetch(name, folder.name, [*OTHER_FILES, *wanted])
+        patterns = [*OTHER_FILES]
+        for model in CLASSES:
+            patterns += [f"{model}/{pattern}" for pattern in weight_files(model, variant)]
+        folder = fetch(name, folder.name, patterns)
         if all(weights_in(folder / model, variant) for model in CLASSES):
             break
     return Base(folder, f"{name}@{folder.name}")
 
 
-def fetch(name: str, revision: str | None, files) -> Path:
-    """Download files of a commit to the hub's cache; returns the commit's folder, which has the commit's name."""
+def fetch(name: str, revision: str | None, patterns) -> Path:
+    """Download files of a commit to the hub's cache; returns the commit's folder, which is named after the commit."""
     from huggingface_hub import constants, errors, snapshot_download
 
     page, login = f"{constants.ENDPOINT}/{name}", "run `hf auth login`"
-    elsewhere = f"download it elsewhere (hf download {name} --local-dir DIR) and give its folder"
+    alternative = f"download it elsewhere (hf download {name} --local-dir DIR) and give its folder"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[*files]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*patterns]))
     except errors.GatedRepoError:
         raise UserError(f"{name} is gated: accept its terms on {page} and {login}") from None
     except errors.RepositoryNotFoundError:
@@ -174,33 +192,33 @@ def fetch(name: str, revision: str | None, files) -> Path:
     except errors.RevisionNotFoundError:
         raise UserError(f"{name} has no revision {revision}: see {page}/commits/main") from None
     except errors.LocalEntryNotFoundError:
-        raise UserError(f"no folder {name}, and the hub cannot be reached: {elsewhere}") from None
+        raise UserError(f"no folder {name}, and the hub cannot be reached: {alternative}") from None
     except (OSError, ValueError, errors.HTTPError) as error:
-        raise UserError(f"cannot fetch {name} ({first_line(error)}): try again, or {elsewhere}") from None
+        raise UserError(f"cannot fetch {name} ({first_line(error)}): try again, or {alternative}") from None
 
 
-def from_folder(home: Path, dtype):
+def from_folder(folder: Path, dtype):
     """Load a pipeline from a diffusers folder and check that every weight comes from its files."""
     import diffusers
     import transformers
 
-    check_folder(home)
+    check_folder(folder)
     models = {}
     try:
-        for name, kind in CLASSES.items():
-            folder = home / name
-            loader = getattr(transformers if name == "text_encoder" else diffusers, kind)
-            options = {"variant": next(v for v in VARIANTS if weights_in(folder, v)), "use_safetensors": True}
+        for name, class_name in CLASSES.items():
+            model_folder = folder / name
+            model_class = getattr(transformers if name == "text_encoder" else diffusers, class_name)
+            options = {"variant": next(v for v in VARIANTS if weights_in(model_folder, v)), "use_safetensors": True}
             options |= {"ignore_mismatched_sizes": True} if name == "text_encoder" else {}  # check_keys refuses them
-            models[name], loading_info = loader.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, **options
+            models[name], loading_info = model_class.from_pretrained(
+                model_folder, dtype=dtype, output_loading_info=True, **options
             )
-            check_keys(folder, loading_info)
-        return diffusers.StableDiffusionPipeline.from_pretrained(home, **models, **bare())
+            check_keys(model_folder, loading_info)
+        return diffusers.StableDiffusionPipeline.from_pretrained(folder, **models, **omitted_components())
     except UserError:
         raise
     except LOADING_ERRORS as error:
-        raise UserError(f"cannot load the base {home}: {first_line(error)[:300]}") from None
+        raise UserError(f"cannot load the base {folder}: {first_line(error)[:300]}") from None
 
 
 def from_file(file: Path, config: Base, dtype):
@@ -208,23 +226,23 @@ def from_file(file: Path, config: Base, dtype):
     from diffusers import StableDiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    options = {"config": str(config.path), "local_files_only": True, "dtype": dtype, **bare()}
+    options = {"config": str(config.path), "local_files_only": True, "dtype": dtype, **omitted_components()}
     try:
         pipe = StableDiffusionPipeline.from_single_file(str(file), **options)
     except NotImplementedError:  # diffusers leaves missing weights on the meta device
-        raise UserError(f"{file} lacks weights that {config.name} wants: fetch it again, or {ANOTHER}") from None
+        raise UserError(f"{file} lacks weights that {config.name} wants: fetch it again, or {CONFIG_HINT}") from None
     except (OSError, ValueError, RuntimeError, KeyError, SingleFileComponentError) as error:
-        raise UserError(f"{file} does not fit {config.name} ({first_line(error)}): {ANOTHER}") from None
+        raise UserError(f"{file} does not fit {config.name} ({first_line(error)}): {CONFIG_HINT}") from None
     for model in (pipe.unet, pipe.vae, pipe.text_encoder):
         refuse_missing(file, [name for name, weight in model.state_dict().items() if weight.is_meta])
-    n_keys = sum(key.startswith("model.diffusion_model.") for key in keys_of(file))
-    if n_keys != len(pipe.unet.state_dict()):  # diffusers ignores weights that are left over
-        raise UserError(f"{file} has a larger U-Net than {config.name} says: {ANOTHER}")
+    n_keys = sum(key.startswith("model.diffusion_model.") for key in read_keys(file))
+    if n_keys != len(pipe.unet.state_dict()):  # diffusers ignores unexpected keys
+        raise UserError(f"{file} has a larger U-Net than {config.name} says: {CONFIG_HINT}")
     return pipe
 
 
 @contextmanager
-def without_bars():
+def without_progress_bars():
     """Disable the progress bars of diffusers and transformers while a model is loaded."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -239,16 +257,20 @@ def without_bars():
             logging.enable_progress_bar()
 
 
-def bare() -> dict:
-    """Components that no pipeline gets: the safety checker, and what it or image prompts need."""
+def omitted_components() -> dict:
+    """Options that load a pipeline without safety checker, feature extractor and image encoder."""
     return {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "image_encoder": None}
 
 
-def noising(scheduler, name: str):
-    """A scheduler for training, whose `add_noise` is the diffusion that the model was trained with.
+def training_scheduler(scheduler, name: str):
+    """A scheduler for training, whose `add_noise` is the forward diffusion that the model was trained with.
 
-    Many folders name a sampler (Euler, DPM-Solver, UniPC ...), whose `add_noise` belongs to its own steps, or PNDM,
-    which has no velocity. Betas and prediction type are the folder's. Images are sampled by `sampling.SAMPLERS`.
+    Many folders name a sampler (Euler, DPM-Solver, UniPC ...), whose `add_noise` follows the sampler's own timesteps,
+    or PNDM, which has no `get_velocity`. These are replaced by DDIM with the same betas and prediction type. Images are
+    generated with the samplers of `sampling.SAMPLERS`.
+
+    Args:
+        name: the base's name in the error message.
     """
     from diffusers import DDIMScheduler, DDPMScheduler
 

@@ -1,4 +1,4 @@
-"""Encoded images with their captions: what the U-Net is trained on."""
+"""Encoded images with their captions: the training data of the U-Net."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ PROMPT = TEMPLATES[0]
 
 @dataclass
 class CaptionedLatents:
-    """Encoded images and the captions that fit each of them."""
+    """Encoded images, each with k captions that describe it."""
 
     latents: Tensor  # (n, C, h, w), scaled, fp32
     captions: list[str]  # all different
-    caption_ids: Tensor  # (n, k), indices of the captions that fit image i
+    caption_ids: Tensor  # (n, k), indices into `captions` for each image
 
     def pick(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sample n images with replacement and one caption for each: latents (n, C, h, w), caption indices (n,)."""
@@ -26,8 +26,15 @@ class CaptionedLatents:
 
 
 def caption_with_templates(latents: Tensor, subjects: Sequence[str]) -> CaptionedLatents:
-    """Caption images of subjects, one subject for each latent, with every template."""
+    """Caption images with every template of TEMPLATES.
+
+    Args:
+        latents: (n, C, h, w).
+        subjects: what each image shows, n words such as "<person-03>".
+    """
     distinct = list(dict.fromkeys(subjects))
-    captions = [template.format(subject) for subject in distinct for template in TEMPLATES]
-    first = torch.tensor([distinct.index(subject) * len(TEMPLATES) for subject in subjects])
-    return CaptionedLatents(latents, captions, first[:, None] + torch.arange(len(TEMPLATES)))
+    captions: list[str] = []
+    for subject in distinct:
+        captions += [template.format(subject) for template in TEMPLATES]
+    first_ids = torch.tensor([distinct.index(subject) * len(TEMPLATES) for subject in subjects])
+    return CaptionedLatents(latents, captions, first_ids[:, None] + torch.arange(len(TEMPLATES)))

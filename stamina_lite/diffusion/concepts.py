@@ -1,7 +1,7 @@
 """Concepts and their images: the embedded sets and a user's own folders.
 
 A concept is a folder of images; its token in a prompt is the folder's name in angle brackets. Images may be greyscale,
-CMYK, 16-bit, transparent, rotated by EXIF or large: a model gets RGB squares.
+CMYK, 16-bit, transparent, rotated by EXIF or large: they are converted to RGB squares.
 """
 
 import hashlib
@@ -23,15 +23,20 @@ from ..images import read_image
 ASSETS = Path(__file__).parents[1] / "assets" / "concepts"
 SETS = ("mini50", "people25", "falls25", "mini10", "tune5", "tune20")
 REAL = "celeba-landmarks50"
-HALVES = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # of it: folder -> what builds it
+REAL_FOLDERS = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # folder of REAL -> script
 ORDERS = ("alternate", "people-first", "waterfalls-first")
-UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A person, a place or a thing that is learned from images; references are images that only measures use."""
+    """A person, a place or a thing that is learned from images.
+
+    Attributes:
+        images: the training images.
+        references: the images that generated images are compared with.
+    """
 
     name: str
     images: tuple[Path, ...]
@@ -43,11 +48,11 @@ class Concept:
         return f"<{self.name}>"
 
     def load(self, size: int) -> Tensor:
-        """The training pictures: (n, 3, size, size) float32 in [-1, 1]."""
+        """Load the training images: (n, 3, size, size) float32 in [-1, 1]."""
         return torch.stack([read_image(path, size) for path in self.images])
 
     def load_references(self, size: int) -> Tensor:
-        """The reference pictures: (n, 3, size, size) float32 in [-1, 1]."""
+        """Load the reference images: (n, 3, size, size) float32 in [-1, 1]."""
         return torch.stack([read_image(path, size) for path in self.references])
 
 
@@ -57,16 +62,16 @@ def concepts(
 ) -> list[Concept]:  # fmt: skip
     """The concepts of a set or of a folder, in the order in which they are learned.
 
-    A user's folder has one sub-folder of images for each concept, in the order of their names; or it has images itself
-    and is one concept. Images to measure with are in a folder FOLDER-references of the same layout; without it the
-    training images are used for both.
+    A user's folder has one sub-folder of images for each concept, which are sorted by name; or it has images itself and
+    is one concept. Reference images are in a folder FOLDER-references of the same layout; without it the training
+    images are the references too.
 
     Args:
         source: a name of SETS; REAL, the papers' set, or its folder; or a user's folder.
         order: a name of ORDERS, for SETS and REAL.
-        count: only the first so many.
-        shuffle: a seed by which people change places with people and waterfalls with waterfalls, in a user's folder any
-            with any; 0 does not shuffle.
+        count: use only the first `count` concepts; by default all.
+        shuffle: seed of a random order. In SETS and REAL people are permuted among people and waterfalls among
+            waterfalls; a user's concepts are all permuted. 0 does not shuffle.
         data: the folder of REAL, which data_scripts fill.
 
     Raises:
@@ -75,14 +80,14 @@ def concepts(
     order = order.replace(" ", "-")  # as earlier versions spelled them
     if order not in ORDERS:
         raise UserError(f"unknown order {order!r}: choose {', '.join(ORDERS)}")
-    if data is None and all((Path(source) / half).is_dir() for half in HALVES):
+    if data is None and all((Path(source) / folder).is_dir() for folder in REAL_FOLDERS):
         source, data = REAL, source
     if source == REAL:
-        found = real(data, order, shuffle)
+        found = real_concepts(data, order, shuffle)
     elif data is not None:
         raise UserError(f"{source} is no set that is read from a folder: leave --data out")
     elif source in SETS:
-        found = embedded(source, order, shuffle)
+        found = embedded_concepts(source, order, shuffle)
     elif order != "alternate":
         raise UserError(f"order {order!r} is for embedded sets only: leave it out, folders are taken by name")
     else:
@@ -93,35 +98,41 @@ def concepts(
     return found[:count]
 
 
-def embedded(name: str, order: str, shuffle: int = 0) -> list[Concept]:
+def embedded_concepts(set_name: str, order: str, shuffle: int = 0) -> list[Concept]:
     """The concepts of an embedded set, as its manifest lists them."""
     manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
-    names, entries = list(manifest["sets"][name]), manifest["concepts"]
-    kinds = [entries[n]["kind"] for n in names]
+    names, entries = list(manifest["sets"][set_name]), manifest["concepts"]
+    kinds = [entries[name]["kind"] for name in names]
     for kind in dict.fromkeys(kinds) if shuffle else ():
         positions = [k for k, other in enumerate(kinds) if other == kind]
-        mixed = [names[k] for k in random.Random(shuffle).sample(positions, len(positions))]
-        for position, n in zip(positions, mixed, strict=True):
-            names[position] = n
+        shuffled = [names[k] for k in random.Random(shuffle).sample(positions, len(positions))]
+        for position, name in zip(positions, shuffled, strict=True):
+            names[position] = name
     first = {"people-first": "person", "waterfalls-first": "waterfall"}.get(order)
     if first:
-        names = sorted(names, key=lambda n: entries[n]["kind"] != first)  # stable: each kind keeps its order
-    folders = [[ASSETS / entries[n][use]["folder"] for use in ("train", "references")] for n in names]
-    return [Concept(n, pictures(train), pictures(more)) for n, (train, more) in zip(names, folders, strict=True)]
+        names = sorted(names, key=lambda name: entries[name]["kind"] != first)  # stable: each kind keeps its order
+    found = []
+    for name in names:
+        train, references = (ASSETS / entries[name][use]["folder"] for use in ("train", "references"))
+        found.append(Concept(name, image_files(train), image_files(references)))
+    return found
 
 
-def real(data: str | Path | None, order: str, shuffle: int = 0) -> list[Concept]:
-    """The concepts of REAL: people and waterfalls in turn, what one half has more at the end."""
+def real_concepts(data: str | Path | None, order: str, shuffle: int = 0) -> list[Concept]:
+    """The concepts of REAL: people and waterfalls alternate, and the rest of the longer list comes last."""
     if data is None:
         raise UserError(f"{REAL} is read from a folder: give --data DIR, filled by data_scripts/celeba_hq.py")
-    for half, script in HALVES.items():
-        if not (Path(data) / half).is_dir():
-            raise UserError(f"{Path(data) / half} is missing: python data_scripts/{script} builds it")
-    people, falls = (from_folder(Path(data) / half) for half in HALVES)
+    for folder, script in REAL_FOLDERS.items():
+        if not (Path(data) / folder).is_dir():
+            raise UserError(f"{Path(data) / folder} is missing: python data_scripts/{script} builds it")
+    people, waterfalls = (from_folder(Path(data) / folder) for folder in REAL_FOLDERS)
     if shuffle:
-        people, falls = (random.Random(shuffle).sample(half, len(half)) for half in (people, falls))
-    pairs = [c for pair in zip_longest(people, falls) for c in pair if c]
-    found = {"people-first": people + falls, "waterfalls-first": falls + people}.get(order, pairs)
+        people, waterfalls = (random.Random(shuffle).sample(kind, len(kind)) for kind in (people, waterfalls))
+    alternating: list[Concept] = []
+    for pair in zip_longest(people, waterfalls):
+        alternating += [concept for concept in pair if concept]
+    blocks = {"people-first": people + waterfalls, "waterfalls-first": waterfalls + people}
+    found = blocks.get(order, alternating)
     refuse_same_names(found, Path(data))
     return found
 
@@ -133,17 +144,20 @@ def from_folder(folder: Path) -> list[Concept]:
     if not folder.is_dir():
         raise UserError(f"no set or folder is called {folder}: choose {', '.join(SETS)} or a folder of pictures")
     folders = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    if folders and pictures(folder):
+    if folders and image_files(folder):
         raise UserError(f"{folder} holds both pictures and folders: move the pictures into a folder of their own")
-    if not folders and not pictures(folder):
+    if not folders and not image_files(folder):
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp, or one sub-folder a concept")
     root = folder.resolve()  # "." has a name too
     references = root.parent / f"{root.name}-references"
     sources = [(f.name, f, references / f.name) for f in folders] or [(root.name, folder, references)]
     found = [user_concept(*source) for source in sources]
     refuse_same_names(found, folder)
-    for path in dict.fromkeys(path for concept in found for path in concept.images + concept.references):
-        read_image(path, 8)
+    files: list[Path] = []
+    for concept in found:
+        files += concept.images + concept.references
+    for file in dict.fromkeys(files):
+        read_image(file, 8)  # raises UserError for a damaged file
     return found
 
 
@@ -152,14 +166,14 @@ def user_concept(name: str, folder: Path, references: Path) -> Concept:
     name = name.replace(" ", "-")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(f"{name!r} cannot be a concept's name: rename the folder with a-z, 0-9, - and _ only")
-    images = pictures(folder)
+    images = image_files(folder)
     if not images:
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp")
-    return Concept(name, images, (pictures(references) if references.is_dir() else ()) or images)
+    return Concept(name, images, (image_files(references) if references.is_dir() else ()) or images)
 
 
 def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
-    """Raise UserError for names that are equal but for capitals, which tokenizers do not distinguish."""
+    """Raise UserError for names that differ at most in upper and lower case, which tokenizers do not distinguish."""
     seen: dict[str, str] = {}
     for concept in concepts:
         key = concept.name.lower()
@@ -168,16 +182,18 @@ def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
         seen[key] = f"{concept.name}, spaces and capitals aside"
 
 
-def pictures(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, sorted. Hidden files and other kinds of files are skipped.
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The image files of a folder, sorted. Hidden files and files that are no images are skipped.
 
     Raises:
-        UserError: there is an image of a kind that cannot be read, such as HEIC.
+        UserError: the folder has an image in an unsupported format, such as HEIC.
     """
     files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and f.is_file())
-    unread = [f for f in files if f.suffix.lower() in UNREAD]
-    if unread:
-        raise UserError(f"{unread[0]} and its like ({len(unread)}) cannot be read: save them as JPEG, or remove them")
+    unsupported = [f for f in files if f.suffix.lower() in UNSUPPORTED_SUFFIXES]
+    if unsupported:
+        raise UserError(
+            f"{unsupported[0]} and its like ({len(unsupported)}) cannot be read: save them as JPEG, or remove them"
+        )
     return tuple(f for f in files if f.suffix.lower() in SUFFIXES)
 
 
@@ -192,5 +208,8 @@ def set_hash(concepts: Iterable[Concept]) -> str:
 
 
 def learned_from(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
-    """The first n training images of each concept, by its name: a row of real images for a figure."""
-    return {c.name: [Image.open(file).convert("RGB") for file in c.images[:n]] for c in concepts}
+    """Load the first n training images of each concept as a row of a figure: concept name -> images."""
+    rows = {}
+    for concept in concepts:
+        rows[concept.name] = [Image.open(file).convert("RGB") for file in concept.images[:n]]
+    return rows

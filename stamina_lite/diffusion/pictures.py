@@ -1,4 +1,4 @@
-"""Drawn pictures to and from files."""
+"""Reading and writing of generated images."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from ..runs.files import writing
 
 
 def save_pictures(folder: Path, pictures: list[Image.Image]) -> None:
+    """Write images to a folder as 00.png, 01.png and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     for k, picture in enumerate(pictures):
         write_png(folder / f"{k:02d}.png", picture)
@@ -27,27 +28,27 @@ def from_folder(folder: Path) -> Tensor:
 
 
 def save_described(pictures: list[Image.Image], folder: Path, about: dict, as_grid: bool = False) -> list[Path]:
-    """Write PNG files whose text chunks say how the images were generated.
+    """Write PNG files whose text chunks record how the images were generated.
 
     Args:
         about: prompt, seed and other options; they are written to the text chunks and hashed into the file names.
-        as_grid: write one PNG of all images too.
+        as_grid: also write one PNG with all images.
 
     Returns:
-        The paths.
+        The paths of the files.
     """
     words = "".join(c if c.isalnum() else "-" for c in about["prompt"].lower())[:60].strip("-")
-    mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:6]
-    name = f"{words or 'picture'}-seed{about['seed']}-{mark}"  # no two of other settings share a name
-    named = [(f"{k:02d}", picture, {**about, "picture": k}) for k, picture in enumerate(pictures)]
-    named += [("grid", grid(pictures), {**about, "pictures": len(pictures)})] if as_grid else []
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:6]
+    stem = f"{words or 'picture'}-seed{about['seed']}-{digest}"  # images of different options have different names
+    entries = [(f"{k:02d}", picture, {**about, "picture": k}) for k, picture in enumerate(pictures)]
+    entries += [("grid", grid(pictures), {**about, "pictures": len(pictures)})] if as_grid else []
     paths = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for which, picture, told in named:
+        for suffix, picture, metadata in entries:
             chunks = PngInfo()
-            for key, value in told.items():
+            for key, value in metadata.items():
                 chunks.add_itxt(key, str(value))
-            paths.append(folder / f"{name}-{which}.png")
+            paths.append(folder / f"{stem}-{suffix}.png")
             write_png(paths[-1], picture, chunks)
     return paths

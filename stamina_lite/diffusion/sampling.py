@@ -1,4 +1,4 @@
-"""A stock Stable Diffusion pipeline without training: images to latents, prompts to images, custom tokens."""
+"""Inference with a stock Stable Diffusion pipeline: images to latents, prompts to images, custom tokens."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from .captions import PROMPT
 from .saving import save_in_fp32
 from .vocabulary import add_token, check_prompts
 
-DRAWING_STEPS = 10  # of UniPC; on the embedded base as good as twenty of DDIM
+DRAWING_STEPS = 10  # of UniPC; on the embedded base as good as 20 steps of DDIM
 SAMPLERS = {  # name -> class in diffusers
     "unipc": "UniPCMultistepScheduler",  # Zhao et al. 2023; needs the fewest steps
     "dpm++": "DPMSolverMultistepScheduler",  # DPM-Solver++, Lu et al. 2022
@@ -18,7 +18,16 @@ SAMPLERS = {  # name -> class in diffusers
 
 
 class Drawing:
-    """A frozen StableDiffusionPipeline and its custom tokens. Images are (n, 3, H, W) in [-1, 1]."""
+    """A frozen StableDiffusionPipeline with custom tokens. Images are (n, 3, H, W) in [-1, 1].
+
+    Args:
+        pipe: a stock pipeline, changed in place.
+
+    Attributes:
+        size: side of its images in px.
+        words: size of the base vocabulary; custom tokens follow it.
+        custom: custom token -> its row of the embedding table, in the order in which the tokens were learned.
+    """
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -28,8 +37,8 @@ class Drawing:
             model.requires_grad_(False).eval()
         self.unet.to(memory_format=torch.channels_last)
         save_in_fp32(self.text)
-        self.words = len(pipe.tokenizer)  # the base vocabulary; custom tokens follow it
-        self.custom: dict[str, int] = {}  # token -> row, in the order in which they were learned
+        self.words = len(pipe.tokenizer)
+        self.custom: dict[str, int] = {}
 
     @property
     def device(self) -> torch.device:
@@ -37,11 +46,12 @@ class Drawing:
 
     @property
     def table(self) -> torch.nn.Embedding:
+        """The embedding table of the text encoder."""
         return self.text.get_input_embeddings()
 
     @torch.no_grad()
     def encode(self, images: Tensor, batch: int = 32) -> Tensor:
-        """Images to latents: (n, 3, H, W) -> (n, C, h, w), scaled, fp32."""
+        """Encode images to latents: (n, 3, H, W) -> (n, C, h, w), scaled, fp32."""
         parts = [self.vae.encode(x.to(self.vae.device, self.vae.dtype)).latent_dist.mean for x in images.split(batch)]
         return torch.cat(parts).float() * self.vae.config.scaling_factor
 
@@ -62,25 +72,25 @@ class Drawing:
 
     @torch.no_grad()
     def token_features(self) -> Tensor:
-        """Hidden states of the newest token and of the end of its sentence: (2, width)."""
-        name, index = list(self.custom.items())[-1]
-        ids = self.tokenize([PROMPT.format(name)])
-        place = (ids[0] == index).nonzero()[0, 0]
-        return self.text(ids)[0][0, [place, place + 1]].float()
+        """Hidden states of the newest token and of the position after it, in `PROMPT`: (2, width)."""
+        token, index = list(self.custom.items())[-1]
+        ids = self.tokenize([PROMPT.format(token)])
+        position = (ids[0] == index).nonzero()[0, 0]
+        return self.text(ids)[0][0, [position, position + 1]].float()
 
     @torch.no_grad()
     def word_features(self, n: int = 200) -> Tensor:
-        """Hidden states of n sentences with words of the base vocabulary, of all positions: (m, width)."""
+        """Hidden states of n prompts with words of the base vocabulary, of all positions but padding: (m, width)."""
         vocabulary = self.pipe.tokenizer.convert_ids_to_tokens(range(self.words))
-        known = [w.removesuffix("</w>") for w in vocabulary if w.endswith("</w>") and w[:-4].isalpha()]
-        ids = self.tokenize([PROMPT.format(w) for w in known[:: max(1, len(known) // n)][:n]])
+        words = [w.removesuffix("</w>") for w in vocabulary if w.endswith("</w>") and w[:-4].isalpha()]
+        ids = self.tokenize([PROMPT.format(w) for w in words[:: max(1, len(words) // n)][:n]])
         ends = (ids == self.pipe.tokenizer.eos_token_id).int().argmax(1)
-        inside = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
-        return self.text(ids)[0][inside].float()
+        not_padding = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
+        return self.text(ids)[0][not_padding].float()
 
     @torch.no_grad()
     def imagine(self, prompts: list[str], generator: torch.Generator, guidance: float = GUIDANCE) -> Tensor:
-        """Generate latents with the present model, one for each prompt, to train on: (n, C, h, w)."""
+        """Generate a latent for each prompt with the current model, as training data: (n, C, h, w)."""
         seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
         return self._run(prompts, seeds, guidance=guidance, output_type="latent").to(memory_format=torch.channels_last)
 
@@ -98,43 +108,45 @@ class Drawing:
 
         Args:
             prompts, seeds: of equal length. An image depends on its own seed alone, whatever the batch size.
-            steps: of the sampler, at most as many as the base was trained with.
+            steps: number of inference steps, at most as many as the base was trained with.
             guidance: scale of classifier-free guidance, from 1.
+            batch: number of images that are generated at once.
             sampler: a name of SAMPLERS; the pipeline's own scheduler is not used.
 
         Raises:
-            UserError: a prompt names an unknown token, or steps or sampler are wrong.
+            UserError: a prompt contains an unknown token, or steps or sampler are wrong.
         """
         check_prompts(prompts, self.pipe.tokenizer)
-        most = self.pipe.scheduler.config.num_train_timesteps
-        if not 1 <= steps <= most:
-            raise UserError(f"steps must be 1 to {most}, as many as the base was trained with, not {steps}")
+        max_steps = self.pipe.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= max_steps:
+            raise UserError(f"steps must be 1 to {max_steps}, as many as the base was trained with, not {steps}")
         return self._run(prompts, seeds, steps, guidance, batch, sampler, "pt").cpu() * 2 - 1
 
     def _run(
         self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, sampler="unipc", output_type="pt"
     ) -> Tensor:
-        own = self.pipe.scheduler
+        """Run the pipeline in batches with a sampler in place of the training scheduler, which is restored after it."""
+        training_scheduler = self.pipe.scheduler
         self.pipe.set_progress_bar_config(disable=True)
-        out = []
+        outputs = []
         try:
-            self.pipe.scheduler = make_sampler(sampler, own)
+            self.pipe.scheduler = make_sampler(sampler, training_scheduler)
             for k in range(0, len(prompts), batch):
                 generators = [torch.Generator().manual_seed(s) for s in seeds[k : k + batch]]
-                pictures = self.pipe(
+                images = self.pipe(
                     prompts[k : k + batch], num_inference_steps=steps, guidance_scale=guidance,
                     generator=generators, output_type=output_type,
                 ).images  # fmt: skip
-                out.append(pictures.float())
+                outputs.append(images.float())
         finally:
-            self.pipe.scheduler = own
-        return torch.cat(out)
+            self.pipe.scheduler = training_scheduler
+        return torch.cat(outputs)
 
 
-def make_sampler(name: str, own):
-    """The sampler called `name` with the betas and the prediction type of the scheduler `own`."""
+def make_sampler(name: str, scheduler):
+    """Create the sampler called `name` with the betas and the prediction type of `scheduler`."""
     import diffusers
 
     if name not in SAMPLERS:
         raise UserError(f"unknown sampler {name}: choose {', '.join(SAMPLERS)}")
-    return getattr(diffusers, SAMPLERS[name]).from_config(own.config)
+    return getattr(diffusers, SAMPLERS[name]).from_config(scheduler.config)

@@ -1,4 +1,4 @@
-"""The tokens of concepts in a tokenizer, and prompts that name them."""
+"""Adding concepts' tokens to a tokenizer, and checking prompts that contain them."""
 
 import re
 from collections.abc import Iterable
@@ -26,33 +26,33 @@ def add_token(tokenizer, text_encoder, token: str) -> int:
 
 
 def check_tokens(concepts: Iterable[Concept], tokenizer) -> None:
-    """Raise UserError for a concept whose name is a word of the tokenizer, or whose token it has already."""
-    known = {token.lower() for token in tokenizer.get_vocab()}
+    """Raise UserError for a concept whose token is in the vocabulary, or whose name is a single token of it."""
+    vocabulary = {token.lower() for token in tokenizer.get_vocab()}
     for concept in concepts:
-        if concept.token.lower() in known:
+        if concept.token.lower() in vocabulary:
             raise UserError(f"the model knows {concept.token} already: rename the folder of {concept.name}")
         if len(tokenizer.tokenize(concept.name)) == 1:
             raise UserError(f"{concept.name} is a word the model knows: rename the folder, say my-{concept.name}")
 
 
 def check_prompt(prompt: str, tokenizer) -> None:
-    """Raise UserError for a <token> in the prompt that the tokenizer does not have, or that it would cut off."""
+    """Raise UserError for a <token> in the prompt that is not in the vocabulary or would be truncated."""
     try:
         prompt.encode()
     except UnicodeEncodeError:
         raise UserError("the prompt holds bytes that are no text: write it in UTF-8") from None
     added = [token for token in tokenizer.get_added_vocab() if re.fullmatch(r"<[^<>|]+>", token)]
-    named = re.findall(r"<[^<>]*>", prompt)
-    for token in named:
+    tokens = re.findall(r"<[^<>]*>", prompt)
+    for token in tokens:
         if token not in added:
-            alike = [known for known in added if known.lower() == token.lower()]
-            choice = f"write {alike[0]}" if alike else f"choose {', '.join(added[:8])}" + ", ..." * (len(added) > 8)
+            similar = [other for other in added if other.lower() == token.lower()]
+            choice = f"write {similar[0]}" if similar else f"choose {', '.join(added[:8])}" + ", ..." * (len(added) > 8)
             raise UserError(f"unknown token {token}: {choice if added else 'this model has learned no concept yet'}")
-    if named:
+    if tokens:
         ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
-        cut = [token for token in named if tokenizer.convert_tokens_to_ids(token) not in ids]
-        if cut:
-            raise UserError(f"the prompt is too long, {cut[0]} is cut off: name it among the first words")
+        truncated = [token for token in tokens if tokenizer.convert_tokens_to_ids(token) not in ids]
+        if truncated:
+            raise UserError(f"the prompt is too long, {truncated[0]} is cut off: name it among the first words")
 
 
 def check_prompts(prompts: list[str], tokenizer) -> None:
