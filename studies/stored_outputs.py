@@ -2,7 +2,7 @@
 
     make run && python studies/stored_outputs.py runs/quick
 
-Sources stay as they are; papermill's injected cell and progress bars are left out. Images get a palette of 128 colours,
+Sources stay as they are; papermill's injected cell and widgets, progress bars among them, are left out. Images get a palette of 128 colours,
 or of fewer in a notebook that would be larger than LIMIT.
 """
 
@@ -17,6 +17,7 @@ from PIL import Image
 from stamina_lite.reproduction.notebooks import NOTEBOOKS
 
 LIMIT = 490_000  # bytes of a notebook
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PALETTES = (128, 96, 64, 48, 32)
 
 
@@ -29,8 +30,8 @@ def packed(png: str, colours: int) -> str:
 
 
 def stored(output, count: int, colours: int):
-    """An output as it is stored, or None for the error stream."""
-    if output.get("name") == "stderr":
+    """An output as it is stored, or None for the error stream and for widgets, which need a running kernel."""
+    if output.get("name") == "stderr" or WIDGET in output.get("data", {}):
         return None
     if output.output_type == "execute_result":
         output.execution_count = count

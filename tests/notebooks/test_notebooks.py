@@ -175,6 +175,14 @@ def test_stored_run_came_to_its_end(file):
 
 
 @each
+def test_no_widget_is_stored(file):
+    """Without a running kernel a stored widget is an empty box or "model not found"."""
+    notebook = read(file)
+    assert "widgets" not in notebook.metadata
+    assert not [o for o in outputs_of(file) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+
+
+@each
 def test_stored_outputs_are_small_and_name_no_machine(file):
     text = json.dumps(outputs_of(file))
     assert len(text) <= MOST_BYTES
