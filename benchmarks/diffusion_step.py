@@ -194,20 +194,20 @@ def predict(args, machine: Machine) -> dict:
     for batch in args.batches:
         size = args.shape, batch, args.dtype, args.latent
         base = arithmetic.floor(*size)
-        rows = {"floor": told(base, base, machine, memory.floor(*size))}
+        rows = {"floor": predicted_row(base, base, machine, memory.floor(*size))}
         for name in args.methods if "ours" in args.parts else ():
             work = base + arithmetic.added(name, args.shape, batch, args.dtype)
-            rows[name] = told(work, base, machine, memory.ours(name, *size, args.gradient_checkpointing))
+            rows[name] = predicted_row(work, base, machine, memory.ours(name, *size, args.gradient_checkpointing))
         for name in LOOPS if "stock" in args.parts else ():
-            held = memory.stock(name, args.shape, batch, args.latent) if args.dtype == torch.float32 else None
-            rows[name] = told(arithmetic.stock(name, *size), base, machine, held)
+            peak_memory = memory.stock(name, args.shape, batch, args.latent) if args.dtype == torch.float32 else None
+            rows[name] = predicted_row(arithmetic.stock(name, *size), base, machine, peak_memory)
         predicted[batch] = rows
     return predicted
 
 
-def told(work: Work, base: Work, machine: Machine, held: int | None) -> dict:
+def predicted_row(work: Work, base: Work, machine: Machine, peak_memory: int | None) -> dict:
     seconds = machine.seconds(work)
-    return {**asdict(work), "seconds": seconds, "ratio": seconds / machine.seconds(base), "peak_memory": held}
+    return {**asdict(work), "seconds": seconds, "ratio": seconds / machine.seconds(base), "peak_memory": peak_memory}
 
 
 def measured(args, rows: dict, keep: Callable[[], None]) -> None:

@@ -49,10 +49,10 @@ def main() -> None:
         for name, kind, rank in KINDS:
             started = time.perf_counter()
             out = Path(home) / name
-            told = export(learner, kind, out, lambda: load_base(folder, args.device, torch.float32), rank)
+            verified = export(learner, kind, out, lambda: load_base(folder, args.device, torch.float32), rank)
             size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-            rows[name] = {**vars(told), "bytes": size, "seconds": time.perf_counter() - started}
-            print(f"{name:14s} {size / 2**20:8.1f} MiB  {told}", flush=True)
+            rows[name] = {**vars(verified), "bytes": size, "seconds": time.perf_counter() - started}
+            print(f"{name:14s} {size / 2**20:8.1f} MiB  {verified}", flush=True)
     if args.out:
         about = {"shape": args.shape, "method": args.method, "steps": args.steps, "rows": rows}
         write_json(args.out, about | versions(torch.device(args.device)))

@@ -112,12 +112,12 @@ def keys_and_values(name: str | None, shape: str, batch: int, dtype: torch.dtype
     words = inputs(unet, batch, text.config.max_position_embeddings)[2]
     if name is None:
         return counted(lambda: torch.stack([layer.module(words).sum() for layer in layers]).sum())
-    adaptation, told, trained = task(name, unet, text, batch)
+    adaptation, encode, trained = task(name, unet, text, batch)
 
     def loss():
         with adaptation.cached():
-            made = told()
-            products = [layer.module(made).sum() for layer in adaptation.layers]
+            states = encode()
+            products = [layer.module(states).sum() for layer in adaptation.layers]
             return torch.stack([*products, *adaptation.penalties()]).sum()
 
     work = counted(loss, sum(p.numel() for p in trained))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from held import Held
+from memory_tracker import MemoryTracker
 from stable_diffusion import SHAPES, build, make_models
 from step_arithmetic import flash, inputs, task
 from step_tables import memory_table
@@ -32,15 +32,15 @@ KINDS = "counted", "computed"
 
 def peak(make: Callable[[], tuple[Callable[[], None], list[Tensor]]]) -> int:
     """Bytes at the peak of two steps of AdamW; make() gives what makes the gradients, and of what. All of it counts."""
-    with Held() as held, flash():
+    with MemoryTracker() as memory, flash():
         backward, trained = make()
         optimizer = torch.optim.AdamW(trained)
-        held.peak = held.now  # building, weights are there in two precisions for a while
+        memory.peak = memory.current  # building, weights are there in two precisions for a while
         for _ in range(2):
             optimizer.zero_grad()
             backward()
             optimizer.step()
-        return held.peak
+        return memory.peak
 
 
 def floor(shape: str, batch: int, dtype: torch.dtype, latent: int | None = None) -> int:
@@ -83,12 +83,12 @@ def ours(name: str, shape: str, batch: int, dtype: torch.dtype, latent=None, che
 def computed(name: str, shape: str, batch: int, latent: int | None = None) -> int:
     """The peak of a whole second task of one of our methods, learned on a CPU in fp32: what `ours` counts a step of."""
     first, second = concepts("mini50", count=2)
-    with Held() as held:
+    with MemoryTracker() as memory:
         model = TextToImage(build(shape, torch.device("cpu"), latent=latent))
         model.learn(first, make_method(name, steps=1, batch=batch), 0, 1)
-        held.peak = held.now
+        memory.peak = memory.current
         model.learn(second, make_method(name, steps=2, batch=batch), 0, 2)
-        return held.peak
+        return memory.peak
 
 
 def stock(name: str, shape: str, batch: int, latent: int | None = None) -> int:
@@ -129,8 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.compute:
         for batch in args.batches:
             peaks = ours(args.compute, args.shape, batch, torch.float32), computed(args.compute, args.shape, batch)
-            told = " GiB, ".join(f"{kind} {held / 2**30:.3f}" for kind, held in zip(KINDS, peaks, strict=True))
-            print(f"{args.compute}, batch {batch}: {told} GiB")
+            sizes = " GiB, ".join(f"{kind} {size / 2**30:.3f}" for kind, size in zip(KINDS, peaks, strict=True))
+            print(f"{args.compute}, batch {batch}: {sizes} GiB")
         return
     report = {"shape": args.shape, "rows": count(args.shape, args.batches)}
     report["versions"] = versions(torch.device("cpu"))["versions"]

@@ -18,7 +18,7 @@ def memory_table(report: dict) -> str:
 def step_table(report: dict) -> str:
     """Where it was measured, and seconds of a step beside the floor's: as measured and as counted."""
     side = report["latent"] or "their own size"
-    told = f"{report['device']}, {report['dtype'].removeprefix('torch.')}, latents of {side}, {report['steps']} steps:"
+    about = f"{report['device']}, {report['dtype'].removeprefix('torch.')}, latents of {side}, {report['steps']} steps:"
     lines = []
     for batch, rows in report["rows"].items():
         for name, row in rows.items():
@@ -27,7 +27,7 @@ def step_table(report: dict) -> str:
             work = [f"{counted['flops'] / 1e9:,.0f}", f"{counted['moved'] / 1e9:.1f}", f"{counted['launches']:.0f}"]
             lines.append([name, batch, *numbers, *work])
     head = ["row", "batch", "s a step", "× floor", "× floor, predicted", "GFLOP", "GB moved", "operators"]
-    return f"{told}\n\n{table(head, lines)}"
+    return f"{about}\n\n{table(head, lines)}"
 
 
 def vit_table(report: dict) -> str:

@@ -30,7 +30,7 @@ def seconds_a_step(model: TextToImage, method: str) -> float:
 
 def seconds_a_picture(model: TextToImage) -> float:
     begun = time.perf_counter()
-    model.draw(["a photo of a person"] * PICTURES, list(range(PICTURES)))
+    model.generate(["a photo of a person"] * PICTURES, list(range(PICTURES)))
     return (time.perf_counter() - begun) / PICTURES
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
-from held import Held
+from memory_tracker import MemoryTracker
 from step_tables import vit_table
 
 from stamina_lite.classification.backbones import precision
-from stamina_lite.classification.datasets import TensorImages, task_pictures
+from stamina_lite.classification.datasets import TensorImages, task_images
 from stamina_lite.classification.model import Classifier
 from stamina_lite.methods.registry import make_class_method
 from stamina_lite.runs.files import write_json
@@ -46,11 +46,11 @@ def ours(method: str, args) -> Task:
     rank = {} if method in ("ft", "lwf", "coda-p", "dualprompt") else {"rank": args.rank}
     rule = make_class_method(method, epochs=1, batch=args.batch, **rank)
     model = Classifier(vit, CLASSES, rule, tasks=10, seed=0, dtype=DTYPES[args.dtype])
-    model.learn(task_pictures(random_pictures(vit, args.batch), [0, 1]), 1)
+    model.learn(task_images(random_pictures(vit, args.batch), [0, 1]), 1)
 
     def task(steps: int, on_step: Callable) -> None:
         found = random_pictures(vit, steps * args.batch)
-        model.learn(task_pictures(TensorImages(found.images, found.labels + 2), [2, 3]), 2, on_step)
+        model.learn(task_images(TensorImages(found.images, found.labels + 2), [2, 3]), 2, on_step)
 
     return task
 
@@ -84,11 +84,11 @@ def measure(method: str, args) -> dict:
         stamps.append(time.perf_counter())
 
     if not on_gpu:
-        with Held() as held:
+        with MemoryTracker() as memory:
             task = make()
-            held.peak = held.now
+            memory.peak = memory.current
             task(2, lambda step, numbers: None)
-            peak = held.peak
+            peak = memory.peak
     task = make()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import real_sets
-from real_sets import Chosen, build, from_disk, largest, read_list, told, write_list
+from real_sets import Chosen, build, from_disk, largest, read_list, summary, write_list
 
 from stamina_lite.errors import UserError
 
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = build(args.out, NAME, chosen, make, lambda id: {"license": LICENCE})
         if args.write_list:
             write_list(args.write_list, rows)
-        return told(args.out, NAME, rows)
+        return summary(args.out, NAME, rows)
 
     return real_sets.run("celeba_hq.py", work)
 

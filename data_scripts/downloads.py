@@ -114,14 +114,14 @@ def transfer(url: str, part: Path, headers: dict, bar: bool) -> None:
         if start and answer.status != 206:  # a server that cannot go on sends all anew
             start = 0
         size = int(answer.headers.get("Content-Length", 0))
-        shown = {} if bar else {"disable": True}  # where it is not said, TQDM_DISABLE decides
+        shown = {} if bar else {"disable": True}  # otherwise TQDM_DISABLE decides
         with (
             open(part, "ab" if start else "wb") as out,
-            tqdm(total=start + size or None, initial=start, unit="B", unit_scale=True, desc=part.stem, **shown) as told,
+            tqdm(total=start + size or None, initial=start, unit="B", unit_scale=True, desc=part.stem, **shown) as tick,
         ):
             while block := answer.read(BLOCK):
                 out.write(block)
-                told.update(len(block))
+                tick.update(len(block))
             if size and out.tell() < start + size:
                 raise EOFError(f"{out.tell()} of {start + size} bytes came")
 
@@ -142,8 +142,8 @@ def unpack(archive: Path, out: Path) -> None:
             tar.extractall(part, tqdm(members, desc="unpack", unit="file"), filter="data")
         os.replace(part, out)
     except (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
-        told = " ".join(str(error).split())
-        raise DownloadError(f"cannot unpack {archive} ({told}): fetch it again if it is damaged") from None
+        reason = " ".join(str(error).split())
+        raise DownloadError(f"cannot unpack {archive} ({reason}): fetch it again if it is damaged") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -27,7 +27,19 @@ from urllib.parse import quote, unquote, urlsplit
 
 import real_sets
 from downloads import DownloadError, Refused, digest, download
-from real_sets import Chosen, TooFew, build, from_disk, largest, read_list, read_table, save, square, told, write_list
+from real_sets import (
+    Chosen,
+    TooFew,
+    build,
+    from_disk,
+    largest,
+    read_list,
+    read_table,
+    save,
+    square,
+    summary,
+    write_list,
+)
 from tqdm.auto import tqdm
 
 from stamina_lite.errors import UserError
@@ -198,7 +210,7 @@ def make_set(args) -> str:
         write_list(args.write_list, rows)
     nameless = sum(not said.get(row["id"], {}).get("author") for row in rows)
     note = f"; {nameless} have no author in {ATTRIBUTION}: do not pass these on" if nameless else ""
-    return told(args.out, NAME, rows) + note
+    return summary(args.out, NAME, rows) + note
 
 
 def seconds(text: str) -> float:

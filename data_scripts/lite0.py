@@ -72,13 +72,13 @@ def test_images(folder: Path | None) -> Tensor:
 
 @torch.no_grad()
 def smallest_cosine(source: dict[str, Tensor], converted: Path, images: Tensor) -> float:
-    theirs = EfficientNet.from_name("efficientnet-lite0", image_size=SIZE).eval()
-    theirs.load_state_dict(source)
+    reference = EfficientNet.from_name("efficientnet-lite0", image_size=SIZE).eval()
+    reference.load_state_dict(source)
     ours = timm_network()
     ours.load_state_dict(load_file(converted))
-    expected = theirs.extract_features(images).mean((2, 3))
+    expected = reference.extract_features(images).mean((2, 3))
     if F.cosine_similarity(expected[:1], expected[-1:]) > 0.99:
-        raise SystemExit("the source's features do not tell pictures apart, so agreement would mean nothing")
+        raise SystemExit("the source's features do not separate pictures, so agreement would mean nothing")
     return F.cosine_similarity(expected, ours(images)).min().item()
 
 

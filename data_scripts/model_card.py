@@ -112,7 +112,7 @@ def main() -> None:
     save(list(draw_prompts(pipe, PROMPTS, 2)), 8, args.out / "samples.png")
     save(list(draw_prompts(pipe, people_held_out(base), 1)), 10, args.out / "faces.png")
     save([*base.images[:12], *pictures[:12]], 12, args.out / "reconstructions.png")
-    held = [row["held_out"] for row in log["unet"] if "held_out" in row]
+    losses = [row["held_out"] for row in log["unet"] if "held_out" in row]
     samples = [row["samples"] for row in log["unet"] if "samples" in row]
     names = [name for name, _ in pipe.unet.named_modules()]
     card = CARD.format(
@@ -120,9 +120,9 @@ def main() -> None:
         channels=pipe.vae.config.latent_channels,
         vae=millions(pipe.vae), text=millions(pipe.text_encoder), unet=millions(pipe.unet),
         kv=sum(n.endswith(("attn2.to_k", "attn2.to_v")) for n in names), pictures=len(base.images),
-        names=PEOPLE + FALLS, held_out=HELD_OUT, samples=(samples[-1] - samples[0]) / 1e6, first=held[0], last=held[-1],
-        decoder_steps=max((row["step"] for row in log["decoder"]), default=0), hardware=args.hardware,
-        hours=args.hours, decibel=decibel, whole=args.whole,
+        names=PEOPLE + FALLS, held_out=HELD_OUT, samples=(samples[-1] - samples[0]) / 1e6,
+        first=losses[0], last=losses[-1], decoder_steps=max((row["step"] for row in log["decoder"]), default=0),
+        hardware=args.hardware, hours=args.hours, decibel=decibel, whole=args.whole,
         prompts="\n".join(f"{k}. {p}" for k, p in enumerate(PROMPTS, 1)),
     )  # fmt: skip
     (args.out / "README.md").write_text(card)
@@ -130,10 +130,10 @@ def main() -> None:
 
 
 def people_held_out(base: BaseSet) -> list[str]:
-    """Captions of the first forty held-out pictures that show one person and say what it looks like."""
+    """Captions of the first forty held-out pictures of a single person with attributes."""
     captions = [base.captions(k // CHUNK)[k % CHUNK] for k in range(HELD_OUT)]
-    told = [c for c in captions if " person with " in c and " next to " not in c and " in front of " not in c]
-    return told[:FACES]
+    found = [c for c in captions if " person with " in c and " next to " not in c and " in front of " not in c]
+    return found[:FACES]
 
 
 def save(pictures: list, columns: int, file: Path) -> None:

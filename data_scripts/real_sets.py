@@ -36,8 +36,8 @@ class TooFew(UserError):
     """Concepts that have fewer than FEWEST pictures: `found` says how many."""
 
     def __init__(self, found: dict[str, int]):
-        told = ", ".join(f"{concept} {n}" for concept, n in found.items())
-        super().__init__(f"{FEWEST} pictures a concept are needed, and there are fewer of {told}")
+        counts = ", ".join(f"{concept} {n}" for concept, n in found.items())
+        super().__init__(f"{FEWEST} pictures a concept are needed, and there are fewer of {counts}")
         self.found = found
 
 
@@ -232,8 +232,8 @@ def run(script: str, work: Callable[[], str]) -> int:
     return 0
 
 
-def told(out: Path, name: str, rows: list[dict]) -> str:
-    """What a finished set has, in a line."""
+def summary(out: Path, name: str, rows: list[dict]) -> str:
+    """One line with the numbers of concepts and pictures of a finished set."""
     concepts = len({row["concept"] for row in rows})
     train = sum(row["file"].startswith(f"{name}/") for row in rows)
     return f"{out / name}: {concepts} concepts, {train} pictures to learn from, {len(rows) - train} to measure with"

@@ -54,15 +54,15 @@ class MovingAverage:
 
 
 def save_state(file: Path, modules, average: MovingAverage, optimizer, progress: dict) -> None:
-    """Written beside and moved into place, so that a kill leaves the old state or the new one."""
+    """Save atomically: a process that is killed leaves the old state or the new one."""
     tensors = {f"{name}.{key}": value for name, m in modules.items() for key, value in m.state_dict().items()}
     tensors |= {f"average.{k}": a for k, a in enumerate(average.average)}
     for k, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{k}.{key}": value for key, value in state.items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    beside = file.with_suffix(".part")
-    save_file(tensors, beside, metadata={"progress": json.dumps(progress)})
-    os.replace(beside, file)
+    part = file.with_suffix(".part")
+    save_file(tensors, part, metadata={"progress": json.dumps(progress)})
+    os.replace(part, file)
 
 
 def load_state(file: Path, modules, average: MovingAverage, optimizer, device="cpu") -> dict:

@@ -18,7 +18,7 @@ import yaml
 from stamina_lite import ContinualLearner, concepts, make_method, measures
 from stamina_lite.diffusion.bases import load_recorded
 from stamina_lite.diffusion.captions import PROMPT
-from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.evaluation import evaluation_seed, reference_features
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.measures.features import features
 from stamina_lite.measures.intervals import number
@@ -36,8 +36,8 @@ def learn_five(learner: ContinualLearner, n: int, extractor) -> dict:
     real = [reference_features(c, extractor, learner.model.size) for c in [*found, *concepts("mini50")]]
 
     def known(k: int) -> tuple[float, float]:
-        seeds = [picture_seed(learner.seed, found[k].name, i) for i in range(n)]
-        drawn = extractor(learner.model.draw([PROMPT.format(found[k].token)] * n, seeds))
+        seeds = [evaluation_seed(learner.seed, found[k].name, i) for i in range(n)]
+        drawn = extractor(learner.model.generate([PROMPT.format(found[k].token)] * n, seeds))
         return measures.mmd2(real[k], drawn), measures.nearest_concepts([drawn], real)[0].count(k) / n
 
     learned, records = [], []

@@ -1,4 +1,4 @@
-"""Is it the weights or the head? What a run has learned, told by nearest class means of its features, not by its head.
+"""Is it the weights or the head? Finished runs, evaluated by nearest class means of their features.
 
     python studies/class_heads.py runs/classes --out results/class_heads.json
 
@@ -50,7 +50,7 @@ def class_means(model: Classifier, data: ClassDataset, classes: Sequence[int]) -
 
 
 def measure(run: Path, data: ClassDataset) -> dict:
-    """Test pictures told right, a count a class as they were learned, by each kind of head."""
+    """Correctly classified test pictures of every class, in the order of learning, for each kind of head."""
     about, results = read_record(run / "run.json"), read_json(run / "results.json")
     vit = load_backbone("mini", "cpu")
     learner = ContinualClassifier(vit, data, about["method"], about["tasks"], about["seed"], **about["settings"])
@@ -62,25 +62,25 @@ def measure(run: Path, data: ClassDataset) -> dict:
     features = described(model, data.test, torch.arange(len(data.test.labels)))
     right = {KINDS[0]: results["right"][-1]}
     for kind, means in zip(KINDS[1:], (torch.cat(parts), class_means(model, data, model.seen)), strict=True):
-        told = order[torch.cdist(features, means).argmin(1)]
-        right[kind] = torch.bincount(data.test.labels[told == data.test.labels], minlength=len(order))[order].tolist()
+        predicted = order[torch.cdist(features, means).argmin(1)]
+        right[kind] = torch.bincount(predicted[predicted == data.test.labels], minlength=len(order))[order].tolist()
     return {"tasks": results["tasks"], "asked": results["asked"], "right": right}
 
 
-def drawn(run: dict, kind: str) -> Tensor:
-    """A_N in every draw of the classes, as class_claim draws them."""
+def resampled_a_n(run: dict, kind: str) -> Tensor:
+    """A_N in every resample of the classes, as in class_claims."""
     results = {"method": kind, "tasks": run["tasks"], "asked": run["asked"], "right": [run["right"][kind]]}
     return class_claims.a_n(class_claims.accuracies(results))
 
 
 def heads_table(report: dict) -> str:
     """A_N by row and kind of head, and how far the last two are from the frozen mean, run by run."""
-    frozen = {seed: drawn(run, KINDS[0]) for seed, run in report["rows"][FROZEN].items()}
+    frozen = {seed: resampled_a_n(run, KINDS[0]) for seed, run in report["rows"][FROZEN].items()}
     lines = []
     for row, runs in report["rows"].items():
         if row == FROZEN:
             continue
-        values = {kind: {seed: drawn(run, kind) for seed, run in runs.items()} for kind in KINDS}
+        values = {kind: {seed: resampled_a_n(run, kind) for seed, run in runs.items()} for kind in KINDS}
         apart = [{seed: values[kind][seed] - frozen[seed] for seed in runs} for kind in KINDS[1:]]
         lines.append([row, *(text(numbers) for numbers in (*values.values(), *apart))])
     head = ["method", *(f"A_N, {kind}" for kind in KINDS), *(f"{kind} less frozen" for kind in KINDS[1:])]
@@ -91,8 +91,8 @@ def pairs_table(report: dict) -> str:
     """One row less another in A_N, read by the same kind of head."""
     lines = []
     for row, other in PAIRS:
-        mine, theirs = (report["rows"].get(name, {}) for name in (row, other))
-        gaps = [{s: drawn(mine[s], kind) - drawn(theirs[s], kind) for s in mine if s in theirs} for kind in KINDS]
+        a, b = (report["rows"].get(name, {}) for name in (row, other))
+        gaps = [{s: resampled_a_n(a[s], kind) - resampled_a_n(b[s], kind) for s in a if s in b} for kind in KINDS]
         lines.append([f"{row} less {other}", *map(text, gaps)])
     return table(["", *(f"A_N, {kind}" for kind in KINDS)], lines)
 

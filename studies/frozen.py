@@ -73,13 +73,13 @@ def main() -> None:
         for backbone in args.backbones:
             extract = BACKBONES[backbone]
             train, test = described(data.train, extract), described(data.test, extract)
-            told = data.train.labels
-            means = F.normalize(torch.stack([train[told == k].mean(0) for k in range(len(data.classes))]))
+            labels = data.train.labels
+            means = F.normalize(torch.stack([train[labels == k].mean(0) for k in range(len(data.classes))]))
             centre, scale = train.mean(0), train.std(0) + 1e-6
-            head = probe((train - centre) / scale, told)
+            head = probe((train - centre) / scale, labels)
             answers = {
                 "nearest class mean": (test @ means.T).argmax(1),
-                "nearest neighbour": told[(test @ train.T).argmax(1)],
+                "nearest neighbour": labels[(test @ train.T).argmax(1)],
                 "linear probe, all classes at once": head((test - centre) / scale).argmax(1),
             }
             for how, answer in answers.items():

@@ -18,7 +18,7 @@ from stamina_lite import concepts, load_base, make_method, measures
 from stamina_lite.core.layers import layers_of
 from stamina_lite.core.settings import GUIDANCE
 from stamina_lite.diffusion.concepts import ASSETS
-from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.evaluation import evaluation_seed, reference_features
 from stamina_lite.diffusion.learner import fingerprint
 from stamina_lite.diffusion.model import CROSS_ATTENTION, TextToImage
 from stamina_lite.diffusion.pictures import save_pictures
@@ -40,7 +40,7 @@ def pictures(base: str, concept, method: str, n: int, seed: int, settings: dict,
     if method != "attribute prompt":
         model.learn(concept, make_method(method, **settings), seed, 1)
         prompt = f"a photo of {concept.token}"
-    return model.draw([prompt] * n, [picture_seed(seed, concept.name, k) for k in range(n)], guidance=guidance)
+    return model.generate([prompt] * n, [evaluation_seed(seed, concept.name, k) for k in range(n)], guidance=guidance)
 
 
 def interval(hits: torch.Tensor) -> list[float]:

@@ -19,7 +19,7 @@ from stamina_lite.core import tokens
 from stamina_lite.core.seeds import seeded
 from stamina_lite.diffusion.bases import load_recorded
 from stamina_lite.diffusion.captions import PROMPT
-from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.evaluation import evaluation_seed, reference_features
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.measures.features import features
 from stamina_lite.measures.intervals import number
@@ -39,13 +39,13 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
     concept = order[task - 1]
     learner = open_run(run, load_recorded, tasks=task - 1)
     real = reference_features(concept, extractor, learner.model.size)
-    seeds = [picture_seed(about["seed"], concept.name, k) for k in range(n)]
+    seeds = [evaluation_seed(about["seed"], concept.name, k) for k in range(n)]
     found = []
 
     def look() -> None:
-        found.append(measures.mmd2(real, extractor(learner.model.draw([PROMPT.format(concept.token)] * n, seeds))))
+        found.append(measures.mmd2(real, extractor(learner.model.generate([PROMPT.format(concept.token)] * n, seeds))))
 
-    begin = tokens.random_start(learner.model.table, learner.model.words, seeded(about["seed"], task, 0))
+    begin = tokens.random_start(learner.model.embedding, learner.model.vocabulary_size, seeded(about["seed"], task, 0))
     learner.model.add_token(concept.token, begin)
     look()
     learn_and_look(learner.model, concept, learner.method, about["seed"], task, LOOKS[1:], look)

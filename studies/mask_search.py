@@ -82,8 +82,8 @@ def learn_alone(k: int, method: Stamina, seed: int, n: int = 16) -> dict:
         return sum(model.errors(*pick(draw), draw).mean().item() for _ in range(n)) / n
 
     def pick(draw):
-        x, told = pictures.pick(16, draw)
-        return x, captions, told
+        x, caption_ids = pictures.pick(16, draw)
+        return x, captions, caption_ids
 
     start = [layer.current for layer in model.layers]
     learned = model.learn(concept, method, seed, 1)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from stamina_lite import concepts, load_base, measures, plots
 from stamina_lite.diffusion.bases import load_recorded
-from stamina_lite.diffusion.composition import Pair, detect, pasted
-from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.composition import Pair, detect, paste_pair
+from stamina_lite.diffusion.evaluation import evaluation_seed, reference_features
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.errors import UserError
@@ -90,7 +90,11 @@ def main() -> None:
         parser.error(f"results of {report['pictures']} pictures are there: give --pictures so, or another --out")
     report |= versions(torch.device("cpu"))
     if "real, pasted" not in report["rows"]:
-        ceiling = measure(lambda p: pasted(p.first.load(size), p.second.load(size), p.scene), kinds, real, extractor)
+
+        def pasted(pair: Pair) -> torch.Tensor:
+            return paste_pair(pair.first.load(size), pair.second.load(size), pair.scene)
+
+        ceiling = measure(pasted, kinds, real, extractor)
         report["rows"]["real, pasted"] = ceiling
     for row in args.rows:
         if row in report["rows"]:
@@ -100,8 +104,8 @@ def main() -> None:
         learner = open_run(run, load_recorded)
 
         def draw(pair, learner=learner, drawn=drawn):
-            seeds = [picture_seed(0, pair.prompt, k) for k in range(args.pictures)]
-            drawn[pair.prompt] = learner.model.draw([pair.prompt] * args.pictures, seeds)
+            seeds = [evaluation_seed(0, pair.prompt, k) for k in range(args.pictures)]
+            drawn[pair.prompt] = learner.model.generate([pair.prompt] * args.pictures, seeds)
             return drawn[pair.prompt]
 
         if learner.method.separate_models:

@@ -28,7 +28,7 @@ import tune
 from PIL import Image
 
 from stamina_lite import concepts, plots
-from stamina_lite.diffusion.concepts import learned_from
+from stamina_lite.diffusion.concepts import training_images
 from stamina_lite.reproduction import claims, class_claims, figures
 from stamina_lite.reproduction.grids import CHECKSUM_FILE
 from stamina_lite.reproduction.results import StoredRun, read_runs, rows_of
@@ -126,13 +126,13 @@ def figures_of_claim(found: list[StoredRun], home: Path) -> None:
         if f.results and f.run.name.endswith(".alternate.0"):
             names = figures.early_middle_late(f.results["tasks"])
             stages = ("learned", "final") if f.results["plasticity"][0] is not None else ("final",)  # joint methods
-            sheet = plots.run_sheet(home / f.run.name, names, stages, KEPT[LARGE], learned_from(real, KEPT[LARGE]))
+            sheet = plots.run_sheet(home / f.run.name, names, stages, KEPT[LARGE], training_images(real, KEPT[LARGE]))
             save(sheet, home / f"sheet-{f.run.row}.png", 80)
 
 
 def figures_of_classes(found: list[StoredRun], home: Path) -> None:
     """A_N of every row, and after every one of ten tasks."""
-    drawn = class_claims.draw(found)
+    drawn = class_claims.bootstrap(found)
     numbers = {row: {n: drawn.number(row, n, "a_n") for n in drawn.lengths} for row in rows_of(found)}
     there = {row: {n: number for n, number in of_row.items() if number} for row, of_row in numbers.items()}
     save(plots.ranking({row: of_row for row, of_row in there.items() if of_row}), home / "ranking.png")
@@ -156,7 +156,7 @@ def main() -> None:
     print(*tables.values(), sep="\n\n")
     figures_of_claim(found[LARGE], RESULTS / LARGE)
     figures_of_classes(found[CLASSES], RESULTS / CLASSES)
-    every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], learned_from(concepts("mini10"), 2))
+    every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], training_images(concepts("mini10"), 2))
     save(every, RESULTS / SMALL / "gallery.png", 50)
 
 

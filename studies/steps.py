@@ -18,7 +18,7 @@ import torch
 from stamina_lite import concepts, load_base, make_method, measures
 from stamina_lite.diffusion.captions import PROMPT
 from stamina_lite.diffusion.concepts import Concept
-from stamina_lite.diffusion.evaluation import picture_seed, reference_features
+from stamina_lite.diffusion.evaluation import evaluation_seed, reference_features
 from stamina_lite.diffusion.learner import fingerprint
 from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.measures.features import features
@@ -54,11 +54,11 @@ def curve(concept: Concept, name: str, rate: float, args, means: torch.Tensor, j
     rates = {key: rate * getattr(method.settings, key) for key in ("lr", "lr_token")}
     method = make_method(name, steps=max(STEPS), **rates)
     real = reference_features(concept, extractor, model.size)
-    seeds = [picture_seed(args.seed, concept.name, k) for k in range(args.pictures)]
+    seeds = [evaluation_seed(args.seed, concept.name, k) for k in range(args.pictures)]
     found: dict = {"mmd": [], "accuracy": [], **rates}
 
     def look() -> None:
-        x = extractor(model.draw([PROMPT.format(concept.token)] * args.pictures, seeds))
+        x = extractor(model.generate([PROMPT.format(concept.token)] * args.pictures, seeds))
         found["mmd"].append(round(measures.mmd2(real, x), 4))
         found["accuracy"].append(round(((x @ means.T).argmax(1) == j).float().mean().item(), 4))
 

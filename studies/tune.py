@@ -75,13 +75,13 @@ def best(rows: list[dict]) -> dict:
 def tuning_table(trials: dict[str, dict], measure: str = "a_mmd", digits: int = 2) -> str:
     """Every trial of a method's settings, what differed and its measure, and which were chosen."""
 
-    def told(options: dict) -> str:
+    def described(options: dict) -> str:
         return ", ".join(f"{key} {value:g}" for key, value in renamed(options).items())
 
     lines = []
     for name, found in trials.items():
-        seen = {told(trial["options"]): f"{trial[measure]:.{digits}f}" for trial in found["trials"]}
-        lines.append([name, "; ".join(f"{o} → {a}" for o, a in seen.items()), told(found["chosen"])])
+        seen = {described(trial["options"]): f"{trial[measure]:.{digits}f}" for trial in found["trials"]}
+        lines.append([name, "; ".join(f"{o} → {a}" for o, a in seen.items()), described(found["chosen"])])
     name = {"a_mmd": "A_mmd", "a_n": "A_N"}[measure]
     return table(["method", f"trials: what differed → {name}", "chosen"], lines)
 

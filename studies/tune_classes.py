@@ -46,8 +46,8 @@ def trial(name: str, options: dict, args) -> dict:
     row["learned"] = sum(task[-1] for task in results["accuracy"]) / len(results["accuracy"])  # when just learned
     row["mask_density"] = results["mask_density"][-1]
     row |= {key: about[key] for key in ("settings", "seed", "base", "set_hash", "versions", "device")}
-    told = "  ".join(f"{key} {row[key]:.1f}" for key in ("a_n", "f_n", "learned") if row[key] is not None)
-    print(f"{run.name:40s} {told}", flush=True)
+    measures = "  ".join(f"{key} {row[key]:.1f}" for key in ("a_n", "f_n", "learned") if row[key] is not None)
+    print(f"{run.name:40s} {measures}", flush=True)
     return row
 
 

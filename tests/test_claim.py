@@ -215,7 +215,7 @@ def test_unknown_foreign_and_edited_cells_are_refused(home, grid):
     seal = home / run.name / CHECKSUM_FILE
     good = seal.read_text()
     seal.write_text(json.dumps({**json.loads(good), "settings": {"lambda_forget": 9}}))
-    with pytest.raises(UserError, match=r"ti\+\+.alternate.0 was run under another protocol than grid.yaml"):
+    with pytest.raises(UserError, match=r"ti\+\+.alternate.0 has another protocol than grid.yaml"):
         read_runs(home, grid)
     seal.write_text(good)
     file = home / run.name / "results.json"
@@ -349,7 +349,7 @@ def test_fewer_steps_are_told_over_tasks_in_which_both_rows_gained(home, grid):
 
 def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home, grid):
     found = read_runs(home, grid)
-    with pytest.raises(UserError, match="no pictures are kept in"):
+    with pytest.raises(UserError, match="no pictures are stored in"):
         figures.side_by_side(found, home)
     names = ["c00", "c01", "c10", "c11", "c18", "c19"]
     assert figures.early_middle_late(NAMES) == names and figures.early_middle_late(NAMES[:3]) == NAMES[:3]

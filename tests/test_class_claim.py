@@ -86,7 +86,7 @@ def test_as_they_were_drawn_measures_are_those_of_the_run(found):
 
 def test_draws_weigh_the_same_classes_in_every_run(found):
     """By hand: the first draw's classes, counted, in both orders of classes."""
-    picks = torch.randint(CLASSES, (tables.DRAWS, CLASSES), generator=torch.Generator().manual_seed(0))[0].tolist()
+    picks = torch.randint(CLASSES, (tables.RESAMPLES, CLASSES), generator=torch.Generator().manual_seed(0))[0].tolist()
     for f in found:
         r = f.results
         if f.run.row != "stamina":
@@ -100,25 +100,25 @@ def test_draws_weigh_the_same_classes_in_every_run(found):
 
 
 def test_intervals_are_as_wide_as_classes_and_runs_differ(found):
-    even = tables.draw(found).number("ub", 2, "a_n")
+    even = tables.bootstrap(found).number("ub", 2, "a_n")
     assert even.mean == pytest.approx(90) and even.high - even.low < 1e-9, "all classes are alike"
-    spread = tables.draw(found).number("stamina", 2, "a_n")
+    spread = tables.bootstrap(found).number("stamina", 2, "a_n")
     assert spread.low < spread.mean < spread.high and 3 < spread.high - spread.low < 15
-    steady = torch.full((1 + tables.DRAWS,), 50.0, dtype=torch.float64)
+    steady = torch.full((1 + tables.RESAMPLES,), 50.0, dtype=torch.float64)
     two = tables.number({0: steady, 1: steady + 10})
     assert (two.low, two.mean, two.high) == (50, 55, 60), "runs are drawn anew as well"
 
 
 def test_rows_are_compared_run_by_run(found):
-    drawn = tables.draw(found)
-    gap = drawn.less("c-lora", "coda-p", 4, "a_n")
+    drawn = tables.bootstrap(found)
+    gap = drawn.difference("c-lora", "coda-p", 4, "a_n")
     assert gap.mean == pytest.approx(30, abs=1) and gap.high - gap.low < 2, "classes are drawn for both at once"
-    assert drawn.less("ub", "coda-p", 4, "f_n") is None
+    assert drawn.difference("ub", "coda-p", 4, "f_n") is None
     assert len(drawn.values("ub", 4, "a_n")) == 1
 
 
 def test_tables_tell_every_row_and_verdicts(found):
-    drawn = tables.draw(found)
+    drawn = tables.bootstrap(found)
     main = tables.main_table(drawn).splitlines()
     assert main[0].startswith("| method | runs | A_N, 2 tasks | A_N, 4 tasks | F_N, 2 tasks")
     ub = main[2].split(" | ")
@@ -143,5 +143,7 @@ def test_documents_get_the_tables_of_what_is_stored(found, tmp_path):
     blocks = tables.blocks(tmp_path, tmp_path)
     assert {*blocks} == {"classes", *(f"classes_{name}" for name in ("brief", "detail", "pairs", "claims", "missing"))}
     assert blocks["classes_missing"].startswith("14 of 16 runs") and "ub 2 of 4" in blocks["classes_missing"]
-    assert blocks["classes_detail"] == tables.detail_table(tables.draw(found), 4), "ten tasks, or the most there are"
+    assert blocks["classes_detail"] == tables.detail_table(tables.bootstrap(found), 4), (
+        "ten tasks, or the most there are"
+    )
     assert tables.blocks(tmp_path / "classes", tmp_path) == {}

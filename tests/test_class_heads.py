@@ -51,4 +51,4 @@ def test_the_table_is_a_n_and_its_distance_from_the_frozen_mean(measured):
     first, second, *_ = class_heads.pairs_table({"rows": rows}).splitlines()[2:]
     assert [cell.strip().split(" [")[0] for cell in first.strip("|").split("|")][1:] == ["0.0", "10.0", "30.0"]
     assert second == "| stamina less c-lora | – | – | – |"
-    assert torch.equal(class_heads.drawn(rows["ft"]["1"], "own head")[:1], torch.tensor([50.0]).double())
+    assert torch.equal(class_heads.resampled_a_n(rows["ft"]["1"], "own head")[:1], torch.tensor([50.0]).double())

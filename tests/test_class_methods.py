@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stamina_lite.classification.datasets import TaskPictures, of_classes, task_pictures
+from stamina_lite.classification.datasets import TaskImages, of_classes, task_images
 from stamina_lite.classification.model import Classifier
 from stamina_lite.core.settings import ClassSettings, renamed
 from stamina_lite.errors import UserError
@@ -28,7 +28,7 @@ def classifier(vit, name, **options):
 def test_every_method_learns_two_tasks(vit, patches, name):
     model = classifier(vit, name)
     for task, classes in enumerate((FIRST, SECOND), 1):
-        learned = model.learn(task_pictures(patches.train, classes), task)
+        learned = model.learn(task_images(patches.train, classes), task)
         assert all(math.isfinite(step["loss"]) for step in learned.steps)
     assert model.seen == [0, 1, 2, 3] and model.head.weight[:4].abs().sum(1).min() > 0
     assert name == "ncm" or learned.steps[-1]["cross_entropy"] < math.log(4)
@@ -60,10 +60,10 @@ def test_bad_settings_are_refused(name, options, says):
 
 def test_nearest_class_mean_is_a_linear_head(vit, patches):
     model = classifier(vit, "ncm")
-    model.learn(task_pictures(patches.train, FIRST), 1)
-    model.learn(task_pictures(patches.train, SECOND), 2)
-    places = (patches.test.labels < 4).nonzero()[:, 0]
-    x = patches.test.load(places)
+    model.learn(task_images(patches.train, FIRST), 1)
+    model.learn(task_images(patches.train, SECOND), 2)
+    indices = (patches.test.labels < 4).nonzero()[:, 0]
+    x = patches.test.load(indices)
     train = model.features(patches.train.load(torch.arange(48)))
     means = torch.stack([train[patches.train.labels[:48] == k].mean(0) for k in range(4)])
     nearest = torch.cdist(model.features(x), means).argmin(1)
@@ -79,7 +79,7 @@ def test_a_head_of_means_is_that_of_the_features_as_each_task_left_them(vit, pat
     model, x, means = classifier(vit, f"{name}-means"), patches.test.load(torch.arange(24)), []
     for task, classes in enumerate((FIRST, SECOND), 1):
         for each in (trained, model):
-            each.learn(task_pictures(patches.train, classes), task)
+            each.learn(task_images(patches.train, classes), task)
         features = model.features(patches.train.load(of_classes(patches.train, classes)))
         means += [*features.unflatten(0, (2, 12)).mean(1)]  # two classes of twelve pictures
     assert all(torch.equal(a.current, b.current) for a, b in zip(trained.layers, model.layers, strict=True))
@@ -92,7 +92,7 @@ def test_a_head_of_means_is_that_of_the_features_as_each_task_left_them(vit, pat
 
 def test_lwf_holds_past_classes_to_the_model_before(vit, patches):
     model = classifier(vit, "lwf", distill=3.0)
-    model.learn(task_pictures(patches.train, FIRST), 1)
+    model.learn(task_images(patches.train, FIRST), 1)
     before = copy.deepcopy(vit)
     model.past = list(model.seen)
     model.method.begin(model, None)
@@ -111,10 +111,10 @@ def test_lwf_holds_past_classes_to_the_model_before(vit, patches):
 def test_lwf_keeps_what_it_said_of_past_classes(vit, patches):
     def drift(name, **options):
         model = classifier(copy.deepcopy(vit), name, epochs=10, lr=0.003, **options)
-        model.learn(task_pictures(patches.train, FIRST), 1)
+        model.learn(task_images(patches.train, FIRST), 1)
         x = patches.test.load(torch.arange(12, 24))  # of the second task: these it is held on
         before = F.softmax(model.logits(x)[:, FIRST], 1)
-        model.learn(task_pictures(patches.train, SECOND), 2)
+        model.learn(task_images(patches.train, SECOND), 2)
         return (F.softmax(model.logits(x)[:, FIRST], 1) - before).abs().mean().item()
 
     assert drift("lwf", distill=10.0) < 0.2 * drift("ft++")
@@ -122,7 +122,7 @@ def test_lwf_keeps_what_it_said_of_past_classes(vit, patches):
 
 def test_ewc_keeps_the_fisher_information_of_past_tasks(vit, patches):
     model = classifier(vit, "ewc", n_prior=3)
-    task = task_pictures(patches.train, FIRST)
+    task = task_images(patches.train, FIRST)
     model.learn(task, 1)
     from stamina_lite.core.seeds import seeded
 
@@ -133,17 +133,17 @@ def test_ewc_keeps_the_fisher_information_of_past_tasks(vit, patches):
     assert torch.allclose(layer.memory["fisher"], total / 3, rtol=1e-4) and total.max() > 0
     first = layer.memory["fisher"].clone()
     weight.requires_grad_(False)
-    model.learn(task_pictures(patches.train, SECOND), 2)
+    model.learn(task_images(patches.train, SECOND), 2)
     assert (layer.memory["fisher"] >= first).all() and not torch.equal(layer.memory["fisher"], first)
 
 
 def test_inflora_leaves_what_past_inputs_use_alone(vit, patches):
     model = classifier(vit, "inflora", threshold=0.9)
-    model.learn(task_pictures(patches.train, FIRST), 1)
+    model.learn(task_images(patches.train, FIRST), 1)
     layer = model.layers[3]
     space, before = layer.memory["space"], layer.current.clone()
     assert torch.allclose(space.T @ space, torch.eye(space.shape[1]), atol=1e-5) and 1 <= space.shape[1] < 24
-    model.learn(task_pictures(patches.train, SECOND), 2)
+    model.learn(task_images(patches.train, SECOND), 2)
     step = layer.current - before
     assert (step @ space).norm() < 1e-5 * step.norm() and step.norm() > 1e-3
     assert layer.memory["space"].shape[1] >= space.shape[1]
@@ -151,10 +151,10 @@ def test_inflora_leaves_what_past_inputs_use_alone(vit, patches):
 
 def test_every_token_counts_alike_however_pictures_are_parted(vit, patches):
     """Seventy pictures go through the model as 64 and 6."""
-    model, task = classifier(vit, "inflora"), task_pictures(patches.train, FIRST)
-    places = torch.cat([task.places[:1].repeat(64), task.places[-1:].repeat(6)])
-    many = TaskPictures(patches.train, places, FIRST)
-    ends = [TaskPictures(patches.train, places[k : k + 1], FIRST) for k in (0, 64)]
+    model, task = classifier(vit, "inflora"), task_images(patches.train, FIRST)
+    indices = torch.cat([task.indices[:1].repeat(64), task.indices[-1:].repeat(6)])
+    many = TaskImages(patches.train, indices, FIRST)
+    ends = [TaskImages(patches.train, indices[k : k + 1], FIRST) for k in (0, 64)]
     module = model.layers[4].module
     first, last, found = (input_covariances(model, pictures)[module] for pictures in (*ends, many))
     assert torch.allclose(found, (64 * first + 6 * last) / 70) and not torch.allclose(first, last, rtol=0.1)
@@ -163,11 +163,11 @@ def test_every_token_counts_alike_however_pictures_are_parted(vit, patches):
 def test_the_protected_subspace_holds_the_threshold(vit, patches):
     model = classifier(vit, "inflora")
     module = model.layers[4].module
-    task = task_pictures(patches.train, FIRST)
+    task = task_images(patches.train, FIRST)
     covariance = input_covariances(model, task)[module]
     seen = []
     hook = module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, 1).double()))
-    model.features(patches.train.load(task.places))
+    model.features(patches.train.load(task.indices))
     hook.remove()
     assert torch.allclose(covariance, seen[0].T @ seen[0] / len(seen[0]))
     space = grow(None, covariance, 0.95).double()
@@ -185,12 +185,12 @@ def test_the_protected_subspace_holds_the_threshold(vit, patches):
 
 def test_sd_lora_is_a_sum_of_directions_with_magnitudes(vit, patches):
     model = classifier(vit, "sd-lora", lr=0.05)
-    model.learn(task_pictures(patches.train, FIRST), 1)
+    model.learn(task_images(patches.train, FIRST), 1)
     layer = model.layers[1]
     first = {k: v.clone() for k, v in layer.memory.items()}
     starts = model.method.adapter(layer, torch.Generator().manual_seed(0))
     assert torch.allclose(starts.delta(), torch.zeros(24, 24), atol=1e-6)  # a task's first step changes nothing
-    model.learn(task_pictures(patches.train, SECOND), 2)
+    model.learn(task_images(patches.train, SECOND), 2)
     A, B, alpha = (layer.memory[k] for k in ("A", "B", "alpha"))
     assert A.shape == (2, 24, 4) and B.shape == (2, 4, 24) and alpha.shape == (2,)
     directions = A @ B

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stamina_lite.classification.backbones import precision
-from stamina_lite.classification.datasets import task_pictures
+from stamina_lite.classification.datasets import task_images
 from stamina_lite.classification.learner import ContinualClassifier
 from stamina_lite.classification.model import Classifier
 from stamina_lite.errors import UserError
@@ -32,7 +32,7 @@ def test_a_vit_in_bf16_learns_as_one_in_fp32(vit, patches, name):
         model = Classifier(anew.__wrapped__(), 6, make_class_method(name, **FEW), tasks=3, seed=0, dtype=dtype)
         block = model.vit.blocks[0].mlp.fc1
         block.register_forward_hook(lambda module, x, y: seen.append(y.dtype))
-        learned = [model.learn(task_pictures(patches.train, classes), t) for t, classes in ((1, [0, 1]), (2, [2, 3]))]
+        learned = [model.learn(task_images(patches.train, classes), t) for t, classes in ((1, [0, 1]), (2, [2, 3]))]
         assert set(seen) == {dtype}
         seen.clear()
         losses.append([step["cross_entropy"] for task in learned for step in task.steps])
@@ -49,7 +49,7 @@ def test_a_vit_in_bf16_learns_as_one_in_fp32(vit, patches, name):
 def test_what_a_model_is_held_to_is_rounded_as_it_is(vit, patches):
     """Before LwF's first step there is nothing to pull back; a difference of roundings alone Adam would follow."""
     model = Classifier(vit, 6, make_class_method("lwf", **FEW), tasks=3, seed=0, dtype=torch.bfloat16)
-    task, x = task_pictures(patches.train, [0, 1]), patches.train.load(torch.arange(12))
+    task, x = task_images(patches.train, [0, 1]), patches.train.load(torch.arange(12))
     model.learn(task, 1)
     model.past = [0, 1]
     model.method.begin(model, task)
@@ -61,7 +61,7 @@ def test_what_a_model_is_held_to_is_rounded_as_it_is(vit, patches):
 
 def test_weights_learned_in_bf16_are_kept_in_fp32(vit, patches):
     model = Classifier(vit, 6, make_class_method("c-lora", **FEW), tasks=3, seed=0, dtype=torch.bfloat16)
-    model.learn(task_pictures(patches.train, [0, 1]), 1)
+    model.learn(task_images(patches.train, [0, 1]), 1)
     for layer in model.layers:
         assert layer.past.any() and not torch.equal(layer.past, layer.past.bfloat16().float())
 

@@ -81,8 +81,8 @@ def test_accuracy_is_counted_task_by_task(vit, patches):
     assert [len(row) for row in rows] == [1, 2, 3] and rows[0] == [100.0]
     assert sorted(sum(learner.tasks, [])) == [*range(6)] != sum(learner.tasks, [])
     for k, classes in enumerate(learner.tasks):
-        places = of_classes(patches.test, classes)
-        right = learner.model.predict(patches.test.load(places)) == patches.test.labels[places]
+        indices = of_classes(patches.test, classes)
+        right = learner.model.predict(patches.test.load(indices)) == patches.test.labels[indices]
         assert rows[2][k] == pytest.approx(100 * right.double().mean().item())
     results = learner.results()
     assert results["a_n"] == pytest.approx(sum(rows[2]) / 3)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stamina_lite.classification.datasets import task_pictures
+from stamina_lite.classification.datasets import task_images
 from stamina_lite.classification.model import Classifier
 from stamina_lite.core.layers import every_weight, parts_of
 from stamina_lite.errors import UserError
@@ -22,7 +22,7 @@ def learned(vit, patches, name, tasks=1, **options):
     """A classifier that has learned so many tasks of two classes."""
     model = classifier(vit, name, **options)
     for task in range(1, tasks + 1):
-        model.learn(task_pictures(patches.train, [2 * task - 2, 2 * task - 1]), task)
+        model.learn(task_images(patches.train, [2 * task - 2, 2 * task - 1]), task)
     return model
 
 
@@ -76,7 +76,7 @@ def test_every_weight_but_the_heads(vit):
 def test_adapters_change_k_and_v_and_nothing_else(vit, patches, name):
     before = state(vit)
     model = classifier(vit, name)
-    model.learn(task_pictures(patches.train, [0, 1]), 1)
+    model.learn(task_images(patches.train, [0, 1]), 1)
     after = {k: v for k, v in vit.state_dict().items() if not k.startswith("head.")}
     assert set(after) == set(before)  # nothing of ours is left
     moved = {k for k in after if not torch.equal(after[k], before[k])}
@@ -104,7 +104,7 @@ def test_prompts_leave_the_vit_alone_and_change_what_it_says(vit, patches, name)
     before, x = state(vit), patches.test.load(torch.arange(3))
     model = classifier(vit, name)
     plain = copy.deepcopy(model.embed(model.vit, x))
-    model.learn(task_pictures(patches.train, [0, 1]), 1)
+    model.learn(task_images(patches.train, [0, 1]), 1)
     after = {k.replace(".attn.attention.", ".attn."): v for k, v in vit.state_dict().items()}
     assert all(torch.equal(after[k], before[k]) for k in before)
     assert torch.equal(model.embed(model.vit, x), plain)
@@ -114,7 +114,7 @@ def test_prompts_leave_the_vit_alone_and_change_what_it_says(vit, patches, name)
 def test_a_local_loss_leaves_the_heads_past_rows_alone(vit, patches):
     model = learned(vit, patches, "ft++")
     rows = model.head.weight.clone()
-    model.learn(task_pictures(patches.train, [2, 3]), 2)
+    model.learn(task_images(patches.train, [2, 3]), 2)
     same = [torch.equal(a, b) for a, b in zip(model.head.weight, rows, strict=True)]
     assert same == [True, True, False, False, True, True]
     assert not model.head.weight[4:].any()
@@ -123,7 +123,7 @@ def test_a_local_loss_leaves_the_heads_past_rows_alone(vit, patches):
 def test_a_loss_over_all_classes_pushes_past_ones_down(vit, patches):
     model = learned(vit, patches, "ft")
     bias = model.head.bias.clone()
-    model.learn(task_pictures(patches.train, [2, 3]), 2)
+    model.learn(task_images(patches.train, [2, 3]), 2)
     assert (model.head.bias[:2] < bias[:2]).all() and not model.head.bias[4:].any()
 
 
@@ -156,15 +156,15 @@ def test_an_interrupted_task_leaves_no_trace(vit, patches, name):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        model.learn(task_pictures(patches.train, [2, 3]), 2, stop)
+        model.learn(task_images(patches.train, [2, 3]), 2, stop)
     assert changed(before, vit) == set() and model.seen == seen == [0, 1]
     assert all(torch.equal(model.pool.state_dict()[k], prompts[k]) for k in prompts)
-    model.learn(task_pictures(patches.train, [2, 3]), 2)
+    model.learn(task_images(patches.train, [2, 3]), 2)
     assert model.seen == [0, 1, 2, 3] and changed(before, vit)
 
 
 def test_what_is_trained_is_counted(vit, patches):
-    task = task_pictures(patches.train, [0, 1])
+    task = task_images(patches.train, [0, 1])
     head = 6 * 24 + 6
     assert classifier(copy.deepcopy(vit), "lora").learn(task, 1).trained == head + 10 * 2 * 24 * 4
     assert classifier(copy.deepcopy(vit), "inflora").learn(task, 1).trained == head + 10 * 24 * 4  # A alone
@@ -175,14 +175,10 @@ def test_what_is_trained_is_counted(vit, patches):
 
 def test_losses_are_of_single_pictures_and_of_the_task(vit, patches):
     model = learned(vit, patches, "ewc", 2)
-    values = [
-        loss() for loss in model.losses(task_pictures(patches.train, [2, 3]), 30, torch.Generator().manual_seed(0))
-    ]
+    values = [loss() for loss in model.losses(task_images(patches.train, [2, 3]), 30, torch.Generator().manual_seed(0))]
     assert len(values) == 30 and all(v.shape == () for v in values)
     model.head.bias[0] = 1e3  # a past class, however loud, is not in the loss
-    again = [
-        loss() for loss in model.losses(task_pictures(patches.train, [2, 3]), 30, torch.Generator().manual_seed(0))
-    ]
+    again = [loss() for loss in model.losses(task_images(patches.train, [2, 3]), 30, torch.Generator().manual_seed(0))]
     assert values == again and len({round(v.item(), 5) for v in values}) > 20
 
 
@@ -202,7 +198,7 @@ def test_what_is_no_vision_transformer_is_refused(vit):
 def test_accuracy_rises_where_there_is_something_to_learn(vit, patches):
     model = classifier(vit, "ft", epochs=8, lr=0.003)
     places = torch.arange(36)
-    task = task_pictures(patches.train, [0, 1, 2, 3, 4, 5])
+    task = task_images(patches.train, [0, 1, 2, 3, 4, 5])
     model.learn(task, 1)
     right = (model.predict(patches.test.load(places)) == patches.test.labels).float().mean()
     assert right > 0.5  # chance is 1/6

@@ -18,7 +18,7 @@ from PIL import Image
 from stamina_lite import cli, measures, options
 from stamina_lite.core.settings import GUIDANCE, ClassSettings, Settings
 from stamina_lite.diffusion.bases import load_base
-from stamina_lite.diffusion.evaluation import picture_seed
+from stamina_lite.diffusion.evaluation import evaluation_seed
 from stamina_lite.diffusion.learner import ContinualLearner, open_run, restore
 from stamina_lite.diffusion.pictures import from_folder
 from stamina_lite.images import to_pil
@@ -186,11 +186,11 @@ def test_bench_prints_its_results(benched, photos, capsys):
 def test_a_run_draws_with_its_own_guidance(benched, tmp_path, capsys):
     """What it was measured with is what `generate` takes, if nothing else is asked for."""
     out, _ = benched
-    seeds = [picture_seed(1, "amber", k, 1) for k in range(2)]
+    seeds = [evaluation_seed(1, "amber", k, 1) for k in range(2)]
     learner = open_run(out, lambda about: load_base(about["base_model"], "cpu"))
     restore(learner.model, load_task(out / "tasks" / "001")[0])
     for guidance, same in ((4.0, True), (GUIDANCE, False)):
-        drawn = to_pil(learner.model.draw(["a photo of <amber>"] * 2, seeds, guidance=guidance))
+        drawn = to_pil(learner.model.generate(["a photo of <amber>"] * 2, seeds, guidance=guidance))
         kept = Image.open(out / "images" / "after-001" / "amber" / "01.png")
         assert np.array_equal(drawn[1], kept) is same
     argv = ["generate", str(out), "--prompt", "a photo of <amber>", "-n", "1", "--out", str(tmp_path)]

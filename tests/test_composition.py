@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stamina_lite import concepts
-from stamina_lite.diffusion.composition import Pair, detect, halves, nearer, pasted
+from stamina_lite.diffusion.composition import Pair, detect, halves, nearer, paste_pair
 from stamina_lite.diffusion.evaluation import reference_features
 from stamina_lite.measures.features import features
 
@@ -40,7 +40,7 @@ def test_halves_are_the_lower_corners():
 def test_two_people_are_found_in_the_order_they_stand_in(world):
     found, kinds, extractor = world
     first, second = found["person-01"], found["person-05"]
-    together = pasted(first.load(SIZE), second.load(SIZE))
+    together = paste_pair(first.load(SIZE), second.load(SIZE))
     people = kinds["person"]
     right = detect(together, Pair(first, second), people, people, extractor)
     turned = detect(together, Pair(second, first), people, people, extractor)
@@ -55,7 +55,7 @@ def test_a_person_before_a_waterfall_is_found_on_either_side(world, mirrored):
     found, kinds, extractor = world
     person, falls = found["person-01"], found["falls-01"]
     pair, everything = Pair(person, falls, scene=True), kinds["person"] | kinds["falls"]
-    together = pasted(person.load(SIZE), falls.load(SIZE), scene=True)
+    together = paste_pair(person.load(SIZE), falls.load(SIZE), scene=True)
     there = detect(together.flip(-1) if mirrored else together, pair, everything, kinds["falls"], extractor)
     assert there["both"] > 0.5
     alone = detect(falls.load(SIZE), pair, everything, kinds["falls"], extractor)

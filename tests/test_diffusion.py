@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from stamina_lite import concepts, load_base
-from stamina_lite.classification.datasets import task_pictures
+from stamina_lite.classification.datasets import task_images
 from stamina_lite.classification.model import Classifier
 from stamina_lite.core.adaptation import Adaptation
 from stamina_lite.core.layers import AdaptedWeight
@@ -113,14 +113,14 @@ def test_an_update_is_computed_once_a_step(tiny, photos, name, monkeypatch):
 def test_gradients_are_the_same_every_time_on_several_threads(tiny, photos):
     """Those of a caption that many pictures share too: added up in any order, a run would end otherwise each time."""
     model, told, found = TextToImage(tiny), torch.zeros(64, dtype=torch.long), []
-    model.table.weight.requires_grad_()
+    model.embedding.weight.requires_grad_()
     x, captions = model.encode(concepts(photos)[0].load(model.size))[:1].expand(64, -1, -1, -1), ["a photo of a person"]
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
         for _ in range(12):
             loss = model.errors(x, model.tokenize(captions), told, seeded(3)).sum()
-            found.append(torch.autograd.grad(loss, model.table.weight)[0])
+            found.append(torch.autograd.grad(loss, model.embedding.weight)[0])
     finally:
         torch.set_num_threads(threads)
     assert found[0].any() and all(torch.equal(gradient, found[0]) for gradient in found)
@@ -203,7 +203,7 @@ def test_learning_all_at_once_moves_every_token_and_goes_on_from_round_to_round(
     for token in rounds[0]:
         step, size = (rounds[1][token] - rounds[0][token]).norm(), rounds[0][token].norm()
         assert 0 < step < 0.5 * size  # a round goes on from where the last one stopped
-        assert torch.equal(model.table.weight[model.custom[token]], rounds[1][token])
+        assert torch.equal(model.embedding.weight[model.token_ids[token]], rounds[1][token])
 
 
 def test_a_model_alone_starts_from_the_base_and_a_merge_remembers_every_concept(tiny, photos):
@@ -264,7 +264,7 @@ def test_looking_does_not_change_training(tiny_folder, photos):
         def on_step(step, numbers, model=model, look=look):
             if look and step == 1:
                 torch.randn(3)
-                model.draw(["a photo of person"], [0], steps=1)
+                model.generate(["a photo of person"], [0], steps=1)
 
         model.learn(concepts(photos)[0], make_method("stamina", **FEW), 0, 1, on_step)
         ends.append(model.layers[0].current)
@@ -278,7 +278,7 @@ def test_both_halves_call_back_after_every_step_from_0(tiny, photos, vit, patche
         concepts(photos)[0], make_method("stamina", **FEW), 0, 1, lambda *call: calls["diffusion"].append(call)
     )
     classifier = Classifier(vit, 6, make_class_method("stamina", epochs=2, batch=8, rank=2, mask_rank=2), 3, 0)
-    images = task_pictures(patches.train, [0, 1])
+    images = task_images(patches.train, [0, 1])
     classes = classifier.learn(images, 1, lambda *call: calls["cross_entropy"].append(call))
     for name, outcome in (("diffusion", learned), ("cross_entropy", classes)):
         steps = [{"step": step, **numbers} for step, numbers in calls[name]]
@@ -321,8 +321,8 @@ def test_an_interruption_while_prior_pictures_are_drawn_costs_no_weights(tiny, p
 def test_a_picture_depends_on_its_own_seed_not_on_the_batch(tiny):
     model = TextToImage(tiny)
     prompts = ["a photo of person", "a photo of waterfall", "a photo of person"]
-    together = model.draw(prompts, [5, 6, 7], steps=2)
-    apart = torch.cat([model.draw([p], [s], steps=2) for p, s in zip(prompts, [5, 6, 7], strict=True)])
+    together = model.generate(prompts, [5, 6, 7], steps=2)
+    apart = torch.cat([model.generate([p], [s], steps=2) for p, s in zip(prompts, [5, 6, 7], strict=True)])
     assert torch.allclose(together, apart, atol=1e-4)
     assert not torch.allclose(together[0], together[2], atol=1e-2)
     assert together.shape == (3, 3, 32, 32)

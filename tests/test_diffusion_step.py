@@ -16,7 +16,7 @@ import stable_diffusion  # noqa: E402
 import step_arithmetic  # noqa: E402
 import step_memory  # noqa: E402
 import step_tables  # noqa: E402
-from held import Held  # noqa: E402
+from memory_tracker import MemoryTracker  # noqa: E402
 from stock_loops import LOOPS, make_loop  # noqa: E402
 
 from stamina_lite import load_base
@@ -139,14 +139,14 @@ def test_a_gpu_waits_for_the_slower_of_launches_and_kernels():
 
 def test_held_memory_is_that_of_arithmetic():
     """A weight, what its product keeps, the gradients, two moments; what nothing needs any more does not count."""
-    with Held() as held:
+    with MemoryTracker() as memory:
         a = torch.empty(1000, device="meta")
         view, b = a.view(10, 100), a + 1
-        assert held.now == held.peak == 8000
+        assert memory.current == memory.peak == 8000
         del b
-        assert held.now == 4000 and held.peak == 8000 and view.shape == (10, 100)
+        assert memory.current == 4000 and memory.peak == 8000 and view.shape == (10, 100)
         c = torch.exp(a)
-        assert held.now == held.peak == 8000 and c.shape == a.shape
+        assert memory.current == memory.peak == 8000 and c.shape == a.shape
 
     def make():
         weight, x = torch.empty(500, 400, device="meta", requires_grad=True), torch.empty(3, 400, device="meta")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stamina_lite import ContinualLearner, Evaluation, concepts, load_base, measures, run_sequence
-from stamina_lite.diffusion.evaluation import SHARED, picture_seed
+from stamina_lite.diffusion.evaluation import N_SHARED_NOISE, evaluation_seed
 from stamina_lite.diffusion.pictures import from_folder
 from stamina_lite.measures.features import features
 
@@ -31,9 +31,9 @@ def lora(tiny_folder, photos, extractors, tmp_path_factory):
 
 
 def test_the_first_pictures_share_their_noise_and_the_others_do_not():
-    seeds = [[picture_seed(0, "amber", k, task) for k in range(8)] for task in (1, 2)]
-    assert seeds[0][:SHARED] == seeds[1][:SHARED] and not set(seeds[0][SHARED:]) & set(seeds[1])
-    assert len(set(seeds[0])) == 8 and picture_seed(1, "amber", 0) != picture_seed(0, "amber", 0)
+    seeds = [[evaluation_seed(0, "amber", k, task) for k in range(8)] for task in (1, 2)]
+    assert seeds[0][:N_SHARED_NOISE] == seeds[1][:N_SHARED_NOISE] and not set(seeds[0][N_SHARED_NOISE:]) & set(seeds[1])
+    assert len(set(seeds[0])) == 8 and evaluation_seed(1, "amber", 0) != evaluation_seed(0, "amber", 0)
 
 
 def test_every_stage_is_measured_over_the_concepts_learned_by_then(lora, photos, extractors):
@@ -78,7 +78,8 @@ def test_models_of_their_own_draw_their_own_concepts_at_the_end(tiny_folder, pho
     """Had the last model drawn them all, the shared pictures would differ from those of each concept's own."""
     measure(tiny_folder, photos, tmp_path, extractors, "lora-alone", lr=0.5)
     then, now = (from_folder(tmp_path / "images" / stage / "amber") for stage in ("after-001", "after-003"))
-    assert torch.equal(then[:SHARED], now[:SHARED]) and not torch.equal(then[SHARED:], now[SHARED:])
+    n = N_SHARED_NOISE
+    assert torch.equal(then[:n], now[:n]) and not torch.equal(then[n:], now[n:])
 
 
 def test_what_is_learned_all_at_once_has_no_drift(tiny_folder, photos, extractors, tmp_path):

@@ -104,11 +104,11 @@ def test_keys_of_stable_diffusion_are_of_the_form_that_a1111_translates():
 
 def test_token_files_give_bit_equal_rows(stamina, base, tmp_path):
     told = export(stamina, "tokens", tmp_path / "tokens", base)
-    stock, table = base(), stamina.model.table.weight
+    stock, table = base(), stamina.model.embedding.weight
     for name in ("amber", "berry"):
         stock.load_textual_inversion(tmp_path / "tokens" / f"{name}.safetensors")
         row = stock.text_encoder.get_input_embeddings().weight[stock.tokenizer.convert_tokens_to_ids(f"<{name}>")]
-        assert torch.equal(row, table[stamina.model.custom[f"<{name}>"]]) and row.abs().max() > 0
+        assert torch.equal(row, table[stamina.model.token_ids[f"<{name}>"]]) and row.abs().max() > 0
     assert told.difference == 0 and "loaded 2 of 2 tokens" in str(told)
 
 
@@ -152,9 +152,10 @@ def test_an_exported_folder_is_gone_on_from_as_the_run_itself(tiny_folder, photo
     learner = learned(tiny_folder, photos, method, **options)
     export(learner, "diffusers", tmp_path / "model", base)
     other = ContinualLearner(load_base(tmp_path / "model", "cpu"), method, **{**QUICK, **options})
-    assert other.model.custom == learner.model.custom and other.model.words == learner.model.words
+    assert other.model.token_ids == learner.model.token_ids
+    assert other.model.vocabulary_size == learner.model.vocabulary_size
     third, rule = concepts(photos)[2], make_method(method, **{**QUICK, **options})
-    losses = [model.learn(third, rule, 0, 3 - model.before).steps for model in (learner.model, other.model)]
+    losses = [model.learn(third, rule, 0, 3 - model.n_past_tasks).steps for model in (learner.model, other.model)]
     assert losses[0] == losses[1]
     for mine, theirs in zip(other.model.layers, learner.model.layers, strict=True):
         assert torch.equal(mine.current, theirs.current) and mine.past.any()
@@ -314,7 +315,7 @@ def test_an_exported_folder_has_what_older_transformers_read_and_no_path(stamina
     added = json.loads((home / "tokenizer" / "added_tokens.json").read_text())
     assert vocabulary.items() <= stamina.pipe.tokenizer.get_vocab().items()
     assert {*vocabulary, *added} == {*stamina.pipe.tokenizer.get_vocab()} and (home / "tokenizer/merges.txt").is_file()
-    assert added["<amber>"] == stamina.model.custom["<amber>"]
+    assert added["<amber>"] == stamina.model.token_ids["<amber>"]
     names = load_file(home / "text_encoder" / "model.safetensors")
     assert all(name.startswith("text_model.") for name in names)
     assert all("_name_or_path" not in json.loads(file.read_text()) for file in home.rglob("config.json"))

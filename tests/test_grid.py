@@ -56,7 +56,7 @@ def test_cells_of_two_protocols_are_not_reported_together(tmp_path, other):
     for k, change in enumerate(({}, {}, other)):
         write_run(tmp_path / f"lora.alternate.{k}", **{"steps": 3, **change})
     write_report([tmp_path / f"lora.alternate.{k}" for k in (0, 1)], tmp_path / "r.html")
-    with pytest.raises(UserError, match="lora.alternate.0 and .*lora.alternate.2 were run under different protocols"):
+    with pytest.raises(UserError, match="lora.alternate.0 and .*lora.alternate.2 have different protocols"):
         write_report([tmp_path], tmp_path / "r.html")
 
 
@@ -65,7 +65,7 @@ def test_cells_of_two_protocols_are_not_reported_together(tmp_path, other):
     [
         ({"rows": ["loora"]}, "unknown row loora: the protocol has broken, c-lora-strong"),
         ({"orders": ["backwards"]}, "unknown order backwards: choose alternate"),
-        ({"seeds": [0, 0]}, "lora.alternate.0 stands there twice"),
+        ({"seeds": [0, 0]}, "lora.alternate.0 is listed twice"),
         ({"set": "mini51"}, "unknown set mini51"),
     ],
 )
@@ -77,14 +77,14 @@ def test_what_cannot_be_run_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"protocol": {}, "runs": []}, "is no grid: expected runs, and a protocol of set, pictures"),
-        ({"runs": []}, "is no grid"),
+        ({"protocol": {}, "runs": []}, "is not a grid: expected runs, and a protocol with set, pictures"),
+        ({"runs": []}, "is not a grid"),
         ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": {"x": {"method": "y"}}},
           "runs": [{"rows": ["x"], "seeds": [0], "orders": ["alternate"]}]}, "unknown method y"),
         ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": {"lora": {"rnak": 1}}},
           "runs": [{"rows": ["lora"], "seeds": [0], "orders": ["alternate"]}]}, "unknown setting rnak"),
         ({"protocol": {"set": "tune5", "pictures": 2, "stages": [], "guidance": 1.0, "rows": ROWS},
-          "runs": [{"rows": ["lora"], "seed": 0}]}, "no group of runs"),
+          "runs": [{"rows": ["lora"], "seed": 0}]}, "not a group of runs"),
     ],
 )  # fmt: skip
 def test_a_damaged_grid_is_refused(tmp_path, content, message):
@@ -142,7 +142,7 @@ def test_a_grid_of_classes_counts_tasks(tmp_path):
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ({"rows": ["lora"], "seeds": [0], "tasks": ["ten"]}, "tasks are counted, not ten"),
+        ({"rows": ["lora"], "seeds": [0], "tasks": ["ten"]}, "tasks must be whole numbers, not ten"),
         ({"rows": ["lora"], "seeds": [0], "orders": ["alternate"]}, "expected rows, seeds and tasks"),
         ({"rows": ["ft"], "seeds": [0], "tasks": [5]}, "unknown row ft: the protocol has lora, strong"),
     ],

@@ -29,7 +29,7 @@ def test_half_precision_trains_fp32_parameters_as_fp32_does(tiny_folder, photos)
         model, seen, fixed = TextToImage(load_base(tiny_folder, "cpu", dtype)), [], []
 
         def look(step, numbers, model=model, seen=seen):
-            adapter, token = model.layers[0].adapter, model.table.parametrizations.weight[0].tokens[0]
+            adapter, token = model.layers[0].adapter, model.embedding.parametrizations.weight[0].tokens[0]
             seen.append([*adapter.parameters(), *token.parameters()])
 
         steps = model.learn(found[0], method, 0, 1, look).steps
@@ -78,7 +78,7 @@ def test_in_fp16_the_fisher_information_is_not_lost(tiny_folder, photos):
 def test_what_half_precision_learns_is_kept_in_fp32(tiny_folder, photos):
     """Every layer's own copy is fp32 and not a rounded one; the model has it, and the token's row, rounded once."""
     model, method = TextToImage(load_base(tiny_folder, "cpu", torch.bfloat16)), make_method("c-lora", **FEW)
-    before = model.table.weight.clone()
+    before = model.embedding.weight.clone()
     for task, concept in enumerate(concepts(photos)[:2], 1):
         learned = model.learn(concept, method, 0, task)
     for layer in model.layers:
@@ -86,8 +86,8 @@ def test_what_half_precision_learns_is_kept_in_fp32(tiny_folder, photos):
         assert weight.dtype == torch.bfloat16 and torch.equal(weight, layer.current.bfloat16())
         assert layer.current.dtype == torch.float32 and not torch.equal(layer.current, weight.float())
     row = learned.rows[concept.token]
-    assert row.dtype == torch.float32 and torch.equal(model.table.weight[-1], row.bfloat16())
-    assert torch.equal(model.table.weight[:-2], before)
+    assert row.dtype == torch.float32 and torch.equal(model.embedding.weight[-1], row.bfloat16())
+    assert torch.equal(model.embedding.weight[:-2], before)
 
 
 def test_fifty_tasks_in_half_precision_stay_with_those_in_fp32(tiny_folder, photos):
@@ -131,7 +131,7 @@ def test_out_of_memory_is_said_and_the_run_goes_on(tiny_folder, photos, tmp_path
     whole, argv = TextToImage.errors, learn_to(tmp_path / "run", tiny_folder, photos)
 
     def full(model, *args):
-        if len(model.custom) == 2:
+        if len(model.token_ids) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
         return whole(model, *args)
 

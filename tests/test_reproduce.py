@@ -115,11 +115,11 @@ def test_what_was_cut_off_is_done_again(notebooks, tmp_path, capsys):
         (cell(RTE=1.0), "no parameter RTE: it has RATE, WHERE, FAIL"),
         (cell(RATE="1e-3"), "RATE is '1e-3', but 0.5"),
         (cell(WHERE=3), "WHERE is 3"),
-        (cell(notebook="two.ipynb"), "wants two.ipynb, which is not in"),
-        (cell("../a"), "must be a plain name"),
-        ({"name": "a"}, "is no preset"),
-        ({"name": "a", "notebook": "one.ipynb", "cost": 1}, "is no preset"),
-        ("a", "is no preset"),
+        (cell(notebook="two.ipynb"), "needs two.ipynb, which is not in"),
+        (cell("../a"), "must be a plain file name"),
+        ({"name": "a"}, "is not a preset"),
+        ({"name": "a", "notebook": "one.ipynb", "cost": 1}, "is not a preset"),
+        ("a", "is not a preset"),
     ],
 )
 def test_a_wrong_preset_is_refused_before_anything_runs(notebooks, tmp_path, entry, message):
@@ -131,7 +131,7 @@ def test_a_wrong_preset_is_refused_before_anything_runs(notebooks, tmp_path, ent
 
 def test_other_mistakes(notebooks, tmp_path):
     write_preset(notebooks, cell(), cell())
-    with pytest.raises(UserError, match="stand there once"):
+    with pytest.raises(UserError, match="be listed once"):
         reproduce("quick", tmp_path / "out", notebooks=notebooks)
     with pytest.raises(UserError, match="unknown preset slow: choose one of quick"):
         reproduce("slow", tmp_path / "out", notebooks=notebooks)

@@ -42,7 +42,7 @@ def test_stock_code_draws_with_what_every_precision_saved(tiny_folder, photos, t
         export(learner, "diffusers", exported, lambda p=precision: load_base(tiny_folder, "cpu", p))
         assert learner.pipe.text_encoder.dtype == precision  # the learner's own stays as it was
         folders += [saved, exported]
-    row = learner.model.custom["<amber>"]
+    row = learner.model.token_ids["<amber>"]
     for shape, deviation, token in drawn_by_stock_code(*folders).values():
         assert shape == [32, 32, 3] and deviation > 0.01 and token == row
 

@@ -22,7 +22,7 @@ def test_a_look_sees_what_would_be_folded_and_changes_nothing(tiny_folder, photo
         model, seen = TextToImage(load_base(tiny_folder, "cpu")), []
 
         def look(model=model, seen=seen):
-            seen.append(model.draw([f"a photo of {found.token}"], [5], steps=2))
+            seen.append(model.generate([f"a photo of {found.token}"], [5], steps=2))
 
         steps.learn_and_look(model, found, make_method("stamina", **FEW), 0, 1, when, look)
         look()

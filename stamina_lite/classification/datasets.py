@@ -39,13 +39,13 @@ class LabelledImages(Protocol):
     @property
     def size(self) -> int: ...
 
-    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+    def load(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
 
     def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]: ...
 
     def content(self) -> bytes: ...
 
-    def of(self, places: Tensor) -> "LabelledImages": ...
+    def of(self, indices: Tensor) -> "LabelledImages": ...
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ class TensorImages:
     def size(self) -> int:
         return self.images.shape[-1]
 
-    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        x = self.images[places].float() / 255
+    def load(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        x = self.images[indices].float() / 255
         return x if generator is None else resized_crop(x, generator)
 
     def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
-        return (self.load(places, generator) for places in parts)
+        return (self.load(indices, generator) for indices in parts)
 
     def content(self) -> bytes:
         return self.images.numpy().tobytes()
 
-    def of(self, places: Tensor) -> "TensorImages":
-        return TensorImages(self.images[places], self.labels[places])
+    def of(self, indices: Tensor) -> "TensorImages":
+        return TensorImages(self.images[indices], self.labels[indices])
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -116,28 +116,28 @@ def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class TaskPictures:
-    """The training images of some classes: indices `places` (n,) of `pictures`."""
+class TaskImages:
+    """The training images of some classes, by their indices (n,) in a dataset."""
 
-    pictures: LabelledImages
-    places: Tensor
+    dataset: LabelledImages
+    indices: Tensor
     classes: list[int]
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order, augmented: batches of (m, 3, S, S) and labels (m,), the last one smaller."""
-        order = self.places[torch.randperm(len(self.places), generator=generator)]
+        order = self.indices[torch.randperm(len(self.indices), generator=generator)]
         parts = order.split(size)
-        for places, x in zip(parts, self.pictures.stream(parts, generator), strict=True):
-            yield x, self.pictures.labels[places]
+        for indices, x in zip(parts, self.dataset.stream(parts, generator), strict=True):
+            yield x, self.dataset.labels[indices]
 
 
-def task_pictures(pictures: LabelledImages, classes: list[int]) -> TaskPictures:
-    return TaskPictures(pictures, of_classes(pictures, classes), classes)
+def task_images(dataset: LabelledImages, classes: list[int]) -> TaskImages:
+    return TaskImages(dataset, of_classes(dataset, classes), classes)
 
 
-def of_classes(pictures: LabelledImages, classes: Sequence[int]) -> Tensor:
+def of_classes(dataset: LabelledImages, classes: Sequence[int]) -> Tensor:
     """Indices of the images of some classes: (m,)."""
-    return torch.isin(pictures.labels, torch.as_tensor(classes)).nonzero()[:, 0]
+    return torch.isin(dataset.labels, torch.as_tensor(classes)).nonzero()[:, 0]
 
 
 def class_set(name: str, folder: Path | None = None, classes: int | None = None, size: int = 224) -> ClassDataset:

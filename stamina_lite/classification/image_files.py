@@ -32,8 +32,8 @@ class ImageFiles:
     labels: Tensor
     size: int = 224
 
-    def load(self, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return next(self.stream([places], generator))
+    def load(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return next(self.stream([indices], generator))
 
     def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
         """Yield one part after another; while one is used the next is read, with a thread a core.
@@ -47,9 +47,9 @@ class ImageFiles:
         given = iter(seeds)
         threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pictures")
         try:
-            for places in parts:
-                x = torch.empty(len(places), 3, self.size, self.size, pin_memory=torch.cuda.is_available())
-                files = [self.files[k] for k in places.tolist()]
+            for indices in parts:
+                x = torch.empty(len(indices), 3, self.size, self.size, pin_memory=torch.cuda.is_available())
+                files = [self.files[k] for k in indices.tolist()]
                 waiting.append((x, threads.map(self._fill, x, files, given)))
                 if len(waiting) > 1:
                     yield ready(*waiting.popleft())
@@ -70,8 +70,8 @@ class ImageFiles:
         """The files' names: reading 30,000 files for a hash would take minutes."""
         return "\n".join("/".join(Path(file).parts[-2:]) for file in self.files).encode()
 
-    def of(self, places: Tensor) -> "ImageFiles":
-        return ImageFiles([self.files[k] for k in places.tolist()], self.labels[places], self.size)
+    def of(self, indices: Tensor) -> "ImageFiles":
+        return ImageFiles([self.files[k] for k in indices.tolist()], self.labels[indices], self.size)
 
 
 def ready(x: Tensor, filled: Iterator[None]) -> Tensor:

@@ -15,7 +15,7 @@ from ..runs.folder import shown
 from ..runs.sequence import RECORDED, Sequence, precision_record, step_bar
 from ..runs.state import load_state, memory_size, state_tensors
 from .backbones import precision
-from .datasets import ClassDataset, class_tasks, of_classes, task_pictures
+from .datasets import ClassDataset, class_tasks, of_classes, task_images
 from .model import Classifier
 
 
@@ -83,8 +83,8 @@ class ContinualClassifier(Sequence):
         if not self.left:
             raise UserError(f"all {len(self.tasks)} tasks are learned: there is no next one")
         task = len(self.records) + 1
-        images, s = task_pictures(self.data.train, self.rounds[task - 1]), self.method.settings
-        n_steps = s.epochs * -(-len(images.places) // s.batch)
+        images, s = task_images(self.data.train, self.rounds[task - 1]), self.method.settings
+        n_steps = s.epochs * -(-len(images.indices) // s.batch)
         with step_bar(f"task {task}", n_steps, progress) as on_step:
             learned = self.model.learn(images, task, on_step)
         percent, right = 100 / self.weights, self.test()

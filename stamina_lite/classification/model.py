@@ -20,7 +20,7 @@ from ..core.task import restored_on_error, train
 from ..errors import UserError
 from ..methods.prompts import Pool, PrefixAttention
 from ..runs.changes import Change, change_of
-from .datasets import TaskPictures
+from .datasets import TaskImages
 
 KNOWN = ("mean", "std", "input_size")  # of its images, in a ViT's configuration
 
@@ -86,7 +86,7 @@ class Classifier:
         self.seen: list[int] = []  # labels in the order in which they were learned
         self.past: list[int] = []  # labels of the tasks before the present one
 
-    def learn(self, images: TaskPictures, task: int, on_step: Callable | None = None) -> LearnedClasses:
+    def learn(self, images: TaskImages, task: int, on_step: Callable | None = None) -> LearnedClasses:
         """Train on a task's images, then fold: the ViT is stock again, but for prompts.
 
         Args:
@@ -125,7 +125,7 @@ class Classifier:
             raise
 
     def _train(
-        self, images: TaskPictures, adaptation: Adaptation, generator: torch.Generator, on_step: Callable | None
+        self, images: TaskImages, adaptation: Adaptation, generator: torch.Generator, on_step: Callable | None
     ) -> tuple[int, list[dict]]:
         """The number of trained parameters, and the losses of every step."""
         s = self.method.settings
@@ -147,7 +147,7 @@ class Classifier:
             extra = [self.method.auxiliary_loss(self, x, logits), self.pool.loss if self.pool is not None else None]
             return cross_entropy, [term for term in extra if term is not None]
 
-        n_steps = s.epochs * -(-len(images.places) // s.batch)
+        n_steps = s.epochs * -(-len(images.indices) // s.batch)
         log = train(
             adaptation, groups, batches(), losses, n_steps, generator,
             name="cross_entropy", cosine=True, on_step=on_step,
@@ -191,7 +191,7 @@ class Classifier:
         seen = torch.tensor(self.seen, device=self.device)
         return seen[self.logits(x.to(self.device))[:, seen].argmax(1)].cpu()
 
-    def losses(self, images: TaskPictures, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
+    def losses(self, images: TaskImages, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
         """Cross-entropy of n images, one at a time, as functions: the samples of the Fisher information."""
         excluded, count = self._excluded(images.classes), 0
         while count < n:

@@ -83,7 +83,7 @@ def nearer(part: Tensor, concept: Concept, like: Mapping) -> Tensor:
     return (similarity > target[:, None]).double().sum(1) / (len(like) - 1)
 
 
-def pasted(first: Tensor, second: Tensor, scene: bool = False) -> Tensor:
+def paste_pair(first: Tensor, second: Tensor, scene: bool = False) -> Tensor:
     """Paste real images of two concepts into one, as `detect` expects them: an upper bound of its measures.
 
     The first is scaled into the lower left. The second is scaled into the lower right and covers the first from the

@@ -207,7 +207,7 @@ def set_hash(concepts: Iterable[Concept]) -> str:
     return digest.hexdigest()
 
 
-def learned_from(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
+def training_images(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
     """Load the first n training images of each concept as a row of a figure: concept name -> images."""
     rows = {}
     for concept in concepts:

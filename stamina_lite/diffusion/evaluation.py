@@ -18,15 +18,15 @@ from .concepts import Concept
 from .pictures import from_folder, save_pictures
 from .sampling import DRAWING_STEPS
 
-SHARED = 4  # images of a concept that are generated from the same noise after every task
+N_SHARED_NOISE = 4  # images of a concept that are generated from the same noise after every task
 
 
 class Evaluation:
     """Generates n images of concepts after a task and compares them with the concepts' references.
 
-    Of X_{i,j}, the images of concept j after task i, the first SHARED are generated from the same noise for every i, so
-    that they can be compared by eye; the others are generated from different noise. MMD² of two such sets omits the
-    pairs of equal index from its cross term (`paired=True`) and is therefore unbiased.
+    Of X_{i,j}, the images of concept j after task i, the first N_SHARED_NOISE are generated from the same noise for
+    every i, so that they can be compared by eye; the others are generated from different noise. MMD² of two such sets
+    omits the pairs of equal index from its cross term (`paired=True`) and is therefore unbiased.
 
     Args:
         concepts: in the order in which they are learned.
@@ -66,8 +66,8 @@ class Evaluation:
             seeds: list[int] = []
             for concept in group:
                 prompts += [PROMPT.format(concept.token)] * self.n
-                seeds += [picture_seed(learner.seed, concept.name, k, task) for k in range(self.n)]
-            images = to_pil(learner.model.draw(prompts, seeds, **self.sampling_options))
+                seeds += [evaluation_seed(learner.seed, concept.name, k, task) for k in range(self.n)]
+            images = to_pil(learner.model.generate(prompts, seeds, **self.sampling_options))
             for m, concept in enumerate(group):
                 save_pictures(folder / concept.name, images[m * self.n : (m + 1) * self.n])
         for concept in new:
@@ -161,7 +161,7 @@ def reference_features(concept: Concept, features: Features, size: int) -> Tenso
     return load_file(file)["features"]
 
 
-def picture_seed(seed: int, concept: str, k: int, task: int = 0) -> int:
-    """The seed of image k of a concept after a task; for the first SHARED images it does not depend on the task."""
-    suffix = f" {task}" if k >= SHARED else ""
+def evaluation_seed(seed: int, concept: str, k: int, task: int = 0) -> int:
+    """The seed of image k of a concept after a task. The first N_SHARED_NOISE seeds are the same after every task."""
+    suffix = f" {task}" if k >= N_SHARED_NOISE else ""
     return int.from_bytes(hashlib.sha256(f"{seed} {concept} {k}{suffix}".encode()).digest()[:7], "big")

@@ -102,7 +102,7 @@ def to_diffusers(learner: ContinualLearner, folder: Path, base: Callable, rank: 
     stock = StableDiffusionPipeline.from_pretrained(folder, dtype=learner.pipe.unet.dtype, use_safetensors=True)
     pipes = {"ours": learner.pipe, "stock": stock.to(learner.model.device), "base": base()}
     models = {name: to_fp32(pipe) for name, pipe in pipes.items()}
-    return compare(models, token_prompts(learner), f"{len(learner.model.custom)} tokens")
+    return compare(models, token_prompts(learner), f"{len(learner.model.token_ids)} tokens")
 
 
 def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int | None) -> Verified:
@@ -153,9 +153,9 @@ def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int |
 
 def to_tokens(learner: ContinualLearner, folder: Path, base: Callable, rank: None) -> Verified:
     """Write a file for each token that the base does not have: {token: its row of the embedding table}."""
-    table, stock = learner.model.table.weight.detach(), base()
+    table, stock = learner.model.embedding.weight.detach(), base()
     vocabulary = stock.tokenizer.get_vocab()
-    custom = {token: index for token, index in learner.model.custom.items() if token not in vocabulary}
+    custom = {token: index for token, index in learner.model.token_ids.items() if token not in vocabulary}
     for token, index in custom.items():
         file = f"{token.strip('<>')}.safetensors"
         write_tensors(folder / file, {token: table[index].float()})
@@ -228,7 +228,7 @@ def load_lora(pipe, folder: Path) -> None:
 
 
 def token_prompts(learner: ContinualLearner) -> list[str]:
-    return [PROMPT.format(token) for token in learner.model.custom]
+    return [PROMPT.format(token) for token in learner.model.token_ids]
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def check_difference(verified: Verified, tolerance: float, largest: float = 0.0)
 
 def card(learner: ContinualLearner) -> str:
     """The model card of an exported folder."""
-    names, about, guidance = [*learner.model.custom], learner.identity, learner.method.settings.guidance
+    names, about, guidance = [*learner.model.token_ids], learner.identity, learner.method.settings.guidance
     return "\n".join(
         [
             "---",

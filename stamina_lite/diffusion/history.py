@@ -20,10 +20,10 @@ def save_past(folder: Path, model) -> None:
     """Save the weights before the first task, the method's memory and the custom tokens of a `TextToImage`."""
     tensors = {k: v for k, v in state_tensors(model.layers).items() if k.startswith("memory.")}
     tensors |= {f"start.{layer.name}": layer.start for layer in model.layers if layer.past.any()}
-    write_tensors(folder / PAST, tensors, {"tokens": json.dumps([*model.custom])})
+    write_tensors(folder / PAST, tensors, {"tokens": json.dumps([*model.token_ids])})
 
 
-def take_up(model) -> None:
+def load_past(model) -> None:
     """Load the history from the folder that a `TextToImage` was loaded from, if it has one.
 
     Raises:
@@ -45,9 +45,9 @@ def take_up(model) -> None:
     for token in tokens:
         if token not in vocabulary:
             raise UserError(f"{file} is of another model ({token} is not in its tokenizer): restore it, or delete it")
-        model.custom[token] = vocabulary[token]
-    model.words -= len(tokens)
-    model.before = len(tokens)
+        model.token_ids[token] = vocabulary[token]
+    model.vocabulary_size -= len(tokens)
+    model.n_past_tasks = len(tokens)
     for key, tensor in tensors.items():  # "start.LAYER" or "memory.ENTRY.LAYER"
         kind, _, name = key.partition(".")
         entry = ""

@@ -121,11 +121,11 @@ class ContinualLearner(Sequence):
         if named:
             self.recall(named[0])
         options = {"guidance": self.method.settings.guidance, **options}
-        return to_pil(self.model.draw([prompt] * n, [image_seed(seed, k) for k in range(n)], **options))
+        return to_pil(self.model.generate([prompt] * n, [image_seed(seed, k) for k in range(n)], **options))
 
     def tensors(self) -> dict:
-        rows = self.model.table.weight.detach().float()
-        tokens = {f"token.{token}": rows[index].clone() for token, index in self.model.custom.items()}
+        rows = self.model.embedding.weight.detach().float()
+        tokens = {f"token.{token}": rows[index].clone() for token, index in self.model.token_ids.items()}
         return state_tensors(self.model.layers) | tokens
 
     def load_tensors(self, tensors: dict) -> None:
@@ -158,7 +158,7 @@ def run_sequence(
     if learner.out is None:
         raise UserError("a measured sequence needs a folder for its pictures and results: give the learner an out")
     measure, table = distributed.first(), learner.out / "results.json"
-    check_tokens([c for c in concepts if c.token not in learner.model.custom], learner.pipe.tokenizer)
+    check_tokens([c for c in concepts if c.token not in learner.model.token_ids], learner.pipe.tokenizer)
     silent = not (progress and measure)
     bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", **shown(not silent))
     for task, concept in enumerate(bar, 1):

@@ -23,7 +23,7 @@ from ..runs.changes import Change, change_of
 from . import history
 from .captions import PROMPT, CaptionedLatents, caption_with_templates
 from .concepts import Concept
-from .sampling import Drawing
+from .sampling import Inference
 
 CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
 
@@ -38,7 +38,7 @@ class Learned(Change):
     seconds: float = 0.0
 
 
-class TextToImage(Drawing):
+class TextToImage(Inference):
     """A StableDiffusionPipeline that learns: K and V of its cross-attention and a task's tokens are trained.
 
     Everything trained is fp32; everything else is frozen and keeps the pipeline's precision. Images are (n, 3, H, W) in
@@ -59,8 +59,8 @@ class TextToImage(Drawing):
         except ValueError as error:
             raise UserError(f"this base cannot be customised: {error}") from None
         self.layers: list[AdaptedWeight] = found
-        self.before = 0  # tasks that the base has learned already, if it was exported from a run
-        history.take_up(self)
+        self.n_past_tasks = 0  # tasks that the base has learned already, if it was exported from a run
+        history.load_past(self)
         self.prior: CaptionedLatents | None = None  # images of the base, once a method has asked for them
 
     def learn(
@@ -82,7 +82,7 @@ class TextToImage(Drawing):
             UserError: the loss or a weight is not finite. The model is then as it was before, but for the new token.
         """
         started = time.perf_counter()
-        again, task = method.joint and task > 1, task + self.before
+        again, task = method.joint and task > 1, task + self.n_past_tasks
         concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
         latents = [self.encode(c.load(self.size)) for c in concepts]
         subjects = [c.token for c, part in zip(concepts, latents, strict=True) for _ in part]
@@ -94,7 +94,7 @@ class TextToImage(Drawing):
             prior = None
             if method.settings.lambda_prior:
                 prior = method.prior_images(self, seeded(seed, task, Stream.PRIOR_IMAGES))
-            tokens.attach(self.table, {self.custom[name]: module for name, module in modules.items()})
+            tokens.attach(self.embedding, {self.token_ids[name]: module for name, module in modules.items()})
             adaptation = Adaptation(self.layers, method, seeded(seed, task, Stream.ADAPTERS))
             token_parameters = [p for module in modules.values() for p in module.parameters()]
             parameters = adaptation.parameters()
@@ -102,11 +102,11 @@ class TextToImage(Drawing):
                 images, prior, token_parameters, adaptation, seeded(seed, task, Stream.TRAINING), on_step
             )
         adaptation.fold(task)
-        rows = tokens.fold(self.table)
+        rows = tokens.fold(self.embedding)
         method.end(self, images, adaptation.adapters, seeded(seed, task, Stream.END_OF_TASK))
         return Learned(
             **vars(change_of(adaptation)),
-            rows={name: rows[self.custom[name]] for name in modules},
+            rows={name: rows[self.token_ids[name]] for name in modules},
             steps=steps,
             trained=sum(p.numel() for p in parameters + token_parameters),
             seconds=time.perf_counter() - started,
@@ -118,9 +118,9 @@ class TextToImage(Drawing):
         """Add the concepts' tokens; token -> module that computes its row. again: it starts from its present row."""
         modules = {}
         for concept in concepts:
-            start = tokens.random_start(self.table, self.words, start_generator)
+            start = tokens.random_start(self.embedding, self.vocabulary_size, start_generator)
             if again:
-                start = self.table.weight[self.custom[concept.token]].detach().float().clone()
+                start = self.embedding.weight[self.token_ids[concept.token]].detach().float().clone()
             self.add_token(concept.token, start)
             modules[concept.token] = method.token(start, init_generator).to(self.device)
         return modules
@@ -130,8 +130,8 @@ class TextToImage(Drawing):
         try:
             yield
         except BaseException:
-            if is_parametrized(self.table):
-                tokens.fold(self.table)
+            if is_parametrized(self.embedding):
+                tokens.fold(self.embedding)
             raise
 
     def _train(
@@ -208,7 +208,7 @@ class TextToImage(Drawing):
                 layer.restore(layer.start)
             ids = [k % len(prompts) for k in range(settings.n_prior)]
             try:
-                latents = self.imagine([prompts[k] for k in ids], seeded(0), settings.guidance)
+                latents = self.generate_latents([prompts[k] for k in ids], seeded(0), settings.guidance)
             finally:
                 for layer, weight in zip(self.layers, weights, strict=True):
                     layer.restore(weight)
@@ -217,12 +217,12 @@ class TextToImage(Drawing):
 
     def past_images(self, n: int, generator: torch.Generator, guidance: float = GUIDANCE) -> CaptionedLatents | None:
         """n images that the present model generates of its past concepts in turn; None before the second concept."""
-        past = list(self.custom)[:-1]  # the last one is about to be learned
+        past = list(self.token_ids)[:-1]  # the last one is about to be learned
         if not past:
             return None
         subjects = [past[k % len(past)] for k in range(n)]
         prompts = [PROMPT.format(token) for token in subjects]
-        return caption_with_templates(self.imagine(prompts, generator, guidance), subjects)
+        return caption_with_templates(self.generate_latents(prompts, generator, guidance), subjects)
 
 
 def target(scheduler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

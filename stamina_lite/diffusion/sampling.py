@@ -17,7 +17,7 @@ SAMPLERS = {  # name -> class in diffusers
 }
 
 
-class Drawing:
+class Inference:
     """A frozen StableDiffusionPipeline with custom tokens. Images are (n, 3, H, W) in [-1, 1].
 
     Args:
@@ -25,8 +25,8 @@ class Drawing:
 
     Attributes:
         size: side of its images in px.
-        words: size of the base vocabulary; custom tokens follow it.
-        custom: custom token -> its row of the embedding table, in the order in which the tokens were learned.
+        vocabulary_size: of the base; custom tokens follow it.
+        token_ids: custom token -> its row of the embedding table, in the order in which the tokens were learned.
     """
 
     def __init__(self, pipe):
@@ -37,15 +37,15 @@ class Drawing:
             model.requires_grad_(False).eval()
         self.unet.to(memory_format=torch.channels_last)
         save_in_fp32(self.text)
-        self.words = len(pipe.tokenizer)
-        self.custom: dict[str, int] = {}
+        self.vocabulary_size = len(pipe.tokenizer)
+        self.token_ids: dict[str, int] = {}
 
     @property
     def device(self) -> torch.device:
         return self.unet.device
 
     @property
-    def table(self) -> torch.nn.Embedding:
+    def embedding(self) -> torch.nn.Embedding:
         """The embedding table of the text encoder."""
         return self.text.get_input_embeddings()
 
@@ -57,10 +57,10 @@ class Drawing:
 
     def add_token(self, token: str, row: Tensor) -> None:
         """Set a token's row (width,) in the embedding table; a new token is added to the vocabulary."""
-        if token not in self.custom:
-            self.custom[token] = add_token(self.pipe.tokenizer, self.text, token)
+        if token not in self.token_ids:
+            self.token_ids[token] = add_token(self.pipe.tokenizer, self.text, token)
         with torch.no_grad():
-            self.table.weight[self.custom[token]] = row.to(self.table.weight)
+            self.embedding.weight[self.token_ids[token]] = row.to(self.embedding.weight)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Token ids, padded to the text encoder's length as in Stable Diffusion: (n, positions)."""
@@ -73,7 +73,7 @@ class Drawing:
     @torch.no_grad()
     def token_features(self) -> Tensor:
         """Hidden states of the newest token and of the position after it, in `PROMPT`: (2, width)."""
-        token, index = list(self.custom.items())[-1]
+        token, index = list(self.token_ids.items())[-1]
         ids = self.tokenize([PROMPT.format(token)])
         position = (ids[0] == index).nonzero()[0, 0]
         return self.text(ids)[0][0, [position, position + 1]].float()
@@ -81,7 +81,7 @@ class Drawing:
     @torch.no_grad()
     def word_features(self, n: int = 200) -> Tensor:
         """Hidden states of n prompts with words of the base vocabulary, of all positions but padding: (m, width)."""
-        vocabulary = self.pipe.tokenizer.convert_ids_to_tokens(range(self.words))
+        vocabulary = self.pipe.tokenizer.convert_ids_to_tokens(range(self.vocabulary_size))
         words = [w.removesuffix("</w>") for w in vocabulary if w.endswith("</w>") and w[:-4].isalpha()]
         ids = self.tokenize([PROMPT.format(w) for w in words[:: max(1, len(words) // n)][:n]])
         ends = (ids == self.pipe.tokenizer.eos_token_id).int().argmax(1)
@@ -89,13 +89,13 @@ class Drawing:
         return self.text(ids)[0][not_padding].float()
 
     @torch.no_grad()
-    def imagine(self, prompts: list[str], generator: torch.Generator, guidance: float = GUIDANCE) -> Tensor:
+    def generate_latents(self, prompts: list[str], generator: torch.Generator, guidance: float = GUIDANCE) -> Tensor:
         """Generate a latent for each prompt with the current model, as training data: (n, C, h, w)."""
         seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
         return self._run(prompts, seeds, guidance=guidance, output_type="latent").to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def draw(
+    def generate(
         self,
         prompts: list[str],
         seeds: list[int],

@@ -1,4 +1,4 @@
-"""How well concepts are known and how much of them is forgotten, from features and accuracies alone."""
+"""Measures of learning and forgetting, computed from image features and accuracies."""
 
 from .accuracy import (
     accuracy_by_task,

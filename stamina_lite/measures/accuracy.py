@@ -9,17 +9,14 @@ from .intervals import _mean
 
 
 def directions(references: Sequence[Tensor]) -> Tensor:
-    """The direction of the mean of every concept's real pictures: N tensors (m_j, d) -> (N, d), unit vectors, float64.
-
-    Which of them is nearest to a picture, by cosine, does not depend on the length of the picture's own vector.
-    """
+    """Normalised mean feature of every concept's references: N tensors (m_j, d) -> (N, d), unit rows, float64."""
     return torch.nn.functional.normalize(torch.stack([reference.double().mean(0) for reference in references]))
 
 
 def nearest_concepts(generated: Sequence[Tensor], references: Sequence[Tensor]) -> list[list[int]]:
-    """For every generated picture the concept whose references' mean is nearest, by cosine.  [ours]
+    """For every generated picture the concept whose mean reference feature is nearest by cosine.  [ours]
 
-    generated[j]: (n_j, d), references[j]: (m_j, d), features of concept j; concepts are counted from 0.
+    generated[j]: (n_j, d), references[j]: (m_j, d), features of concept j; concepts count from 0.
     """
     means = directions(references)
     return [(g.double() @ means.T).argmax(1).tolist() for g in generated]
@@ -34,18 +31,21 @@ def concept_accuracy(generated: Sequence[Tensor], references: Sequence[Tensor]) 
     return torch.cat(hits).mean().item(), torch.stack([h.mean() for h in hits])
 
 
-# Classification: R[t][i], the accuracy on task i after task t (i ≤ t), a list of rows of growing length. All forgetting
-# measures are 0 for one task. They disagree, so print the name with the number.
+# Classification: R[t][i] is the accuracy on task i after task t (i ≤ t), a list of rows of growing length. All
+# forgetting measures are 0 for a single task. Their definitions differ, so always report which one was used.
 
 Accuracies = Sequence[Sequence[float]]
 
 
-def accuracy_by_task(right: Sequence[int], asked: Sequence[int], each: int) -> list[float]:
-    """Percent of the pictures of every task told right: right, asked: counts of classes, `each` of them a task.
+def accuracy_by_task(correct: Sequence[int], totals: Sequence[int], each: int) -> list[float]:
+    """Accuracy of every task in percent.
 
-    asked may go on with classes of tasks that are still to come.
+    Args:
+        correct: number of correctly classified images of every class, in the order in which classes were learned.
+        totals: number of test images of every class; classes of later tasks may follow.
+        each: number of classes in a task.
     """
-    return [100 * sum(right[k : k + each]) / sum(asked[k : k + each]) for k in range(0, len(right), each)]
+    return [100 * sum(correct[k : k + each]) / sum(totals[k : k + each]) for k in range(0, len(correct), each)]
 
 
 def final_mean(R: Accuracies) -> float:
@@ -62,15 +62,15 @@ def mean_of_running_means(R: Accuracies) -> float:
 
 
 def forgetting_chaudhry(R: Accuracies) -> float:
-    """(1/(N−1)) Σ_{i<N} (max_{i≤t<N} R[t,i] − R[N,i]): the best before the end less the end.
+    """(1/(N−1)) Σ_{i<N} (max_{i≤t<N} R[t,i] − R[N,i]): the best accuracy before the last task, minus the last.
 
-    Chaudhry et al. 2018, arXiv 1801.10112. Negative where a task is at its best at the end.
+    Chaudhry et al. 2018, arXiv 1801.10112. Negative for a task that is best at the end.
     """
     return _mean([max(row[i] for row in R[i:-1]) - R[-1][i] for i in range(len(R) - 1)])
 
 
 def forgetting_mammoth(R: Accuracies) -> float:
-    """(1/(N−1)) Σ_{i<N} (max_{i≤t≤N} R[t,i] − R[N,i]): the same, but the best may be the end itself.
+    """(1/(N−1)) Σ_{i<N} (max_{i≤t≤N} R[t,i] − R[N,i]): as above, the last task included.
 
     As in mammoth's and PILOT's code. Never negative: a gain counts as no forgetting.
     """
@@ -87,8 +87,8 @@ def forgetting_coda(R: Accuracies) -> float:
 
 
 def backward_transfer(R: Accuracies) -> float:
-    """(1/(N−1)) Σ_{i<N} (R[N,i] − R[i,i]): the end less when just learned (Lopez-Paz & Ranzato 2017, arXiv 1706.08840).
+    """(1/(N−1)) Σ_{i<N} (R[N,i] − R[i,i]): the last accuracy minus that when just learned.
 
-    Negative when tasks are forgotten.
+    Lopez-Paz & Ranzato 2017, arXiv 1706.08840. Negative when tasks are forgotten.
     """
     return _mean([R[-1][i] - R[i][i] for i in range(len(R) - 1)])

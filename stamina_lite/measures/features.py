@@ -1,8 +1,8 @@
-"""Image features: the frozen network in whose space pictures are compared.
+"""Image features: frozen networks that map pictures to unit vectors, in which they are compared.
 
-`lite0` (EfficientNet-Lite0, ImageNet) is shipped with the package [ours]; the paper uses CLIP image features [paper],
-which `clip`, or any CLIP folder or hub id, gives. Which CLIP the paper took could not be found, so `clip` is our choice
-[ours]. Numbers from different features are on different scales: never compare them.
+`lite0` (EfficientNet-Lite0, ImageNet) is shipped with the package [ours]. The paper uses CLIP image features [paper]:
+`clip`, or any CLIP folder or hub id. We do not know which CLIP the paper used, so `clip` is our choice [ours]. Numbers
+of different features have different scales and must not be compared.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from ..errors import UserError
 
 CLIP = "openai/clip-vit-large-patch14"  # the CLIP whose text half Stable Diffusion 1.x reads prompts with
 LITE0 = Path(__file__).parents[1] / "assets" / "lite0.safetensors"
-LITE0_SIZE = 112  # identities of 64 px pictures are told apart better at 112 than at 64
+LITE0_SIZE = 112  # separates identities of 64 px pictures better than 64
 BATCH = 64
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 
@@ -31,8 +31,8 @@ LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 class Features(Protocol):
     """A map from pictures to unit vectors: images (n, 3, H, W) in [-1, 1] -> (n, dim) float32 on the CPU.
 
-    name: what results call it ("lite0", "lite0-grey").
-    key: changes with the weights and the preprocessing: features on disk are found by it.
+    name: its name in results ("lite0", "lite0-grey").
+    key: hash of weights and preprocessing, the key of features cached on disk.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Features(Protocol):
 def features(name: str = "lite0", device: str = "cpu", *, greyscale: bool = False, download: bool = False) -> Features:
     """The features called `name`: "lite0", "clip", or the hub id or folder of a CLIP model with safetensors weights.
 
-    greyscale: measure without colour, which is a shortcut to many identities (background, hair).
-    download: let a CLIP that is not on this machine be fetched.
-    Raises UserError when the weights are not there.
+    greyscale: remove colour, a shortcut to many identities (background, hair).
+    download: allow downloading a CLIP model from the hub.
+    Raises UserError if the weights are not found.
     """
     if name == "lite0":
         return Lite0(device, greyscale)
@@ -68,9 +68,9 @@ def hash_of(network: torch.nn.Module, *preprocessing: object) -> str:
 class Lite0:
     """EfficientNet-Lite0 without its classifier: the pooled 1280 channels of the last layer (data_scripts/lite0.py).
 
-    Pictures are normalised by ImageNet's mean and deviation, as the weights' package shows. The Lite networks were
-    trained on (pixel - 127) / 128 instead, which suits photographs; but the embedded people are told apart better
-    this way.
+    Pictures are normalised by ImageNet's mean and deviation, as in the package that the weights come from. The Lite
+    networks were trained with (pixel - 127) / 128, which suits photographs; ImageNet's separates the embedded people
+    better.
     """
 
     dim = 1280
@@ -89,7 +89,7 @@ class Lite0:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """images: (n, 3, H, W) in [-1, 1] -> (n, 1280), unit rows. H and W are brought to 112 each."""
+        """images: (n, 3, H, W) in [-1, 1] -> (n, 1280), unit rows. Resized to 112 px."""
         rows = []
         for batch in images.split(BATCH):
             batch = ((prepare(batch, LITE0_SIZE, self.greyscale) + 1) / 2 - self.mean) / self.std
@@ -131,7 +131,7 @@ class Clip:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """images: (n, 3, H, W) in [-1, 1] -> (n, dim), unit rows. H and W are brought to the model's own size."""
+        """images: (n, 3, H, W) in [-1, 1] -> (n, dim), unit rows. Resized to the model's own size."""
         rows = []
         for batch in images.split(BATCH):
             batch = (prepare(batch, self.size, self.greyscale) + 1) / 2
@@ -143,7 +143,7 @@ class Clip:
 def prepare(images: Tensor, size: int, greyscale: bool) -> Tensor:
     """images: (n, 3, H, W) in [-1, 1] -> (n, 3, size, size) float32 on the CPU, in [-1, 1] too.
 
-    On the CPU whatever the device: resizing differs between devices, and a measure must not.
+    Always on the CPU: resizing differs between devices, and a measure must not.
     """
     images = images.to("cpu", torch.float32)
     if greyscale:

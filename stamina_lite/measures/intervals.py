@@ -7,12 +7,13 @@ import torch
 
 
 def mean_interval(values: Sequence[float], *, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of the mean of independent values, such as one a concept.  [ours]
+    """Percentile bootstrap interval (low, high) of the mean of independent values, such as one per concept.  [ours]
 
-    Of the differences between two methods on the same concepts it is the paired interval. Raises ValueError for none.
+    For differences between two methods on the same concepts this is the paired interval. Raises ValueError for no
+    values.
     """
     if not len(values):
-        raise ValueError("an interval needs values")
+        raise ValueError("an interval needs at least one value")
     x = torch.as_tensor(values, dtype=torch.float64)
     picks = torch.randint(len(x), (n, len(x)), generator=torch.Generator().manual_seed(seed))
     tail = (1 - level) / 2
@@ -39,6 +40,7 @@ class Number:
 
 
 def mean_of_pairs(pairs) -> dict[str, float]:
+    """Mean of the numbers of every name, from (name, number) pairs."""
     grouped: dict[str, list[float]] = {}
     for name, number in pairs:
         grouped.setdefault(name, []).append(number)
@@ -46,7 +48,7 @@ def mean_of_pairs(pairs) -> dict[str, float]:
 
 
 def number(values: dict[str, float]) -> Number | None:
-    """Mean and interval over concepts; None where there is nothing."""
+    """Mean and interval over concepts; None without values."""
     if not values:
         return None
     each = [values[name] for name in sorted(values)]

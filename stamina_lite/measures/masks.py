@@ -1,11 +1,11 @@
-"""Masks of a weight, and how much of its past a task changes again."""
+"""Density and overlap of masks, and the share of past updates that a task changes again."""
 
 import torch
 from torch import Tensor
 
 
 def density(mask: Tensor) -> float:
-    """Share of the entries that a {0, 1} mask lets change, in [0, 1]."""
+    """Share of ones in a {0, 1} mask, in [0, 1]."""
     return mask.double().mean().item()
 
 
@@ -24,7 +24,7 @@ def mask_overlap(m1: Tensor, m2: Tensor) -> tuple[float, float]:
 
 
 def touched(past: Tensor, step: Tensor) -> tuple[float, float]:
-    """How much of a weight's past change a step changes again.  [ours]
+    """How much an update overlaps with the sum of all past updates of a weight.  [ours]
 
     Returns:
         share: the part of Σ|past| at entries where the step is not zero. A random mask of density p has share p.

@@ -1,6 +1,6 @@
 """MMD² between two sets of pictures in feature space, its bootstrap interval, and A_mmd and F_mmd.
 
-Everything here is arithmetic in float64 on tensors; pictures become features in features.py.
+All functions compute in float64 on features, which features.py extracts from pictures.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) -> (n, m)
 
 
 def cubic(x: Tensor, y: Tensor) -> Tensor:
-    """k(x, y) = (x·y + 1)³ on unit vectors: from 0 (opposite) over 1 (orthogonal) to 8 (equal).  [ours]
+    """k(x, y) = (x·y + 1)³ on unit vectors: 0 if opposite, 1 if orthogonal, 8 if equal.  [ours]
 
-    The paper's kernel is polynomial, its MMD printed ×10³ [recalled]; ours is printed as it is. Scale, on lite0 and
-    mini50: 0 ± 0.2 within a concept (8 against 8 pictures), about 4 between two people or two waterfalls.
+    The paper's kernel is polynomial and its MMD is printed ×10³ [recalled]; ours is not scaled. On lite0 and mini50 it
+    is 0 ± 0.2 within a concept (8 against 8 pictures) and about 4 between two people or two waterfalls.
     """
     return (x @ y.T + 1) ** 3
 
@@ -25,9 +25,8 @@ def cubic(x: Tensor, y: Tensor) -> Tensor:
 def kid_kernel(x: Tensor, y: Tensor) -> Tensor:
     """k(x, y) = (x·y / d + 1)³, the kernel of KID (Bińkowski et al. 2018, arXiv 1801.01401), d = x.shape[1].
 
-    KID is meant for features that are not normalised (|x|² of the order of d). On ours, which are unit vectors, x·y / d
-    is at most 1 / d and the kernel all but linear: values are small (0.001 between two people), and compare only with
-    others of the same features.
+    KID is defined for features that are not normalised (|x|² of the order of d). On unit vectors x·y / d is at most 1 /
+    d and the kernel almost linear: values are small (0.001 between two people) and comparable only for equal features.
     """
     return (x @ y.T / x.shape[1] + 1) ** 3
 
@@ -38,10 +37,9 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel = cubic, paired: bool = False) 
     MMD² = Σ_{i≠j} k(x_i, x_j) / n(n-1) + Σ_{i≠j} k(y_i, y_j) / m(m-1) − 2 Σ_{i,j} k(x_i, y_j) / nm
     (Gretton et al. 2012, JMLR 13, eq. 3)  x: (n, d), y: (m, d), n, m ≥ 2.
 
-    paired: x_i and y_i were drawn from the same noise, so they are alike beyond what their distributions are, and MMD²
-    comes out too low. The pairs (i, i) are then left out of the last sum, which has n(n-1) terms left and is unbiased
-    again  [ours].
-    Raises ValueError on fewer than two rows, or on pairs that do not match.
+    paired: x_i and y_i were generated from the same noise, which makes them more similar than their distributions are
+    and would bias MMD² downwards. The pairs (i, i) are left out of the last sum, which then has n(n-1) terms and is
+    unbiased [ours]. Raises ValueError for fewer than two rows, or paired samples of different sizes.
     """
     grams = _grams(x, y, kernel, paired)
     return _weighted_mmd2(*grams, torch.ones(1, len(x)).double(), torch.ones(1, len(y)).double(), paired).item()
@@ -62,22 +60,22 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of MMD² when the pictures, rows of x and of y, are drawn anew.  [ours]
+    """Percentile bootstrap interval (low, high) of MMD² over the pictures, the rows of x and of y.  [ours]
 
-    A picture drawn twice is not two independent pictures: its pair with itself has the largest kernel value, and plain
-    resampling lifts every replicate by about (k(x, x) − mean k(x, x')) / n for each sample. So rows get multiplicities
-    w, v instead of being copied, and the sums within a sample run over pairs of *different* pictures, weighted:
-    Σ_{i≠j} w_i w_j k_ij / Σ_{i≠j} w_i w_j. Replicates then scatter about mmd2(x, y) itself. Paired rows are drawn
-    together, and the cross term leaves out the same pairs.
+    A picture that is resampled twice would form a pair with itself, which has the largest kernel value, and bias every
+    replicate upwards by about (k(x, x) − mean k(x, x')) / n for each sample. Rows therefore get multiplicities w, v,
+    and the sums within a sample run over pairs of *different* pictures: Σ_{i≠j} w_i w_j k_ij / Σ_{i≠j} w_i w_j.
+    Replicates then scatter around mmd2(x, y). Paired rows are resampled together, and the cross term omits the same
+    pairs.
 
-    When both samples are of one distribution MMD² is degenerate and the bootstrap is only approximate (Arcones & Giné
-    1992): intervals come out wide. At 8 pictures a side any interval is rough.
+    If both samples have the same distribution, MMD² is degenerate and the bootstrap only approximate (Arcones & Giné
+    1992): intervals are too wide. With 8 pictures a side every interval is rough.
     """
     generator = torch.Generator().manual_seed(seed)
     w = _multiplicities(n, len(x), generator)
     v = w if paired else _multiplicities(n, len(y), generator)
     values = _weighted_mmd2(*_grams(x, y, kernel, paired), w, v, paired)
-    values = values[values.isfinite()]  # of few pictures a draw may hold one only, which has no pairs
+    values = values[values.isfinite()]  # a resample of few pictures may contain only one, which has no pairs
     tail = (1 - level) / 2
     low, high = values.quantile(torch.tensor([tail, 1 - tail]).double()).tolist()
     return low, high
@@ -119,7 +117,7 @@ def _multiplicities(draws: int, size: int, generator: torch.Generator) -> Tensor
 
 
 def a_mmd(mmd_final: Sequence[float]) -> float:
-    """A_mmd = (1/N) Σ_j MMD(X_{D,j}, X_{N,j}): what the final model knows; lower is better.  [paper]
+    """A_mmd = (1/N) Σ_j MMD(X_{D,j}, X_{N,j}): distance of the final model from the data; lower is better.  [paper]
 
     mmd_final: N values, mmd2(real, generated after task N) of each concept.
     """

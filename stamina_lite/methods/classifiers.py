@@ -82,8 +82,8 @@ class NearestClassMean(Method):
 
     @torch.no_grad()
     def end(self, model, images, adapters, generator):
-        labels = images.pictures.labels[images.places]
-        batches = images.pictures.stream(images.places.split(128))
+        labels = images.dataset.labels[images.indices]
+        batches = images.dataset.stream(images.indices.split(128))
         features = torch.cat([model.features(x.to(model.device)) for x in batches])
         for label in images.classes:
             mean = features[labels == label].mean(0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def input_covariances(model, pictures, most: int = 256) -> dict[nn.Module, Tensor]:
+def input_covariances(model, images, most: int = 256) -> dict[nn.Module, Tensor]:
     """E[x xᵀ] of the inputs of a classifier's adapted modules, over all tokens of at most `most` images.
 
     Returns:
@@ -23,9 +23,9 @@ def input_covariances(model, pictures, most: int = 256) -> dict[nn.Module, Tenso
         tokens[module] += len(x)
 
     hooks = [module.register_forward_pre_hook(listen) for module in modules]
-    places = pictures.places[:: -(-len(pictures.places) // most)]  # evenly from all classes
+    indices = images.indices[:: -(-len(images.indices) // most)]  # evenly from all classes
     try:
-        for x in pictures.pictures.stream(places.split(64)):
+        for x in images.dataset.stream(indices.split(64)):
             model.features(x.to(model.device))
     finally:
         for hook in hooks:
@@ -58,8 +58,8 @@ def grow(space: Tensor | None, covariance: Tensor, threshold: float) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(without(covariance, space))
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    held = covariance.trace() - values.sum()
-    missing = threshold * covariance.trace() - held
+    contained = covariance.trace() - values.sum()
+    missing = threshold * covariance.trace() - contained
     more = int((values.cumsum(0) < missing).sum()) + 1 if missing > 0 else 0
     old = covariance.new_zeros(len(covariance), 0) if space is None else space.double()
     wider = torch.linalg.qr(torch.cat([old, vectors[:, :more]], 1))[0]

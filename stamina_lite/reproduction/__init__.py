@@ -1,1 +1,1 @@
-"""What this repository says of the papers: grids of runs, claims, tables, figures and the report."""
+"""Reproduction of the papers: grids of runs, claims, tables, figures and the report."""

@@ -1,4 +1,4 @@
-"""What a grid of stored runs says of the paper's claims: every table of the README and of REPRODUCIBILITY.md."""
+"""Tables and claims of a grid of stored text-to-image runs, for README and REPRODUCIBILITY.md."""
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ from .tables import shown, table
 C_LORA, STAMINA, ALONE = "c-lora", "stamina", "lora-alone"
 PARTS = "first", "last", "all"
 BRIEF = "row", "runs", "A_mmd", "F_mmd", "accuracy %", "when learned %"  # columns of the README's table
-LOOK_ALIKES = ("01", "02"), ("03", "04"), ("10", "11"), ("18", "19")  # people with the same hair and another skin
+LOOK_ALIKES = ("01", "02"), ("03", "04"), ("10", "11"), ("18", "19")  # people with the same hair, not the same skin
 
 
 def main_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
-    """Every row: what is known at the end, what was forgotten, what was learned, and what it costs.
+    """Final distance, forgetting, accuracy, gain and cost of every row.
 
-    only: the columns that are wanted, all where none is named.
+    only: names of the columns to show; all by default.
     """
     head = ["row", "runs", "A_mmd", "F_mmd", "KID ×10³", "accuracy %", "when learned %", "gain, first", "gain, last"]
     head += ["trained %", "stored %", "s a concept"]
@@ -57,12 +57,12 @@ def main_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
         seconds = [s for r in results for s in r["seconds"]]
         numbers += [f"{cost['train']:.3g}", f"{cost['store']:.3g}", f"{sum(seconds) / len(seconds):.0f}"]
         lines.append([row, count, *numbers])
-    wanted = [k for k, name in enumerate(head) if not only or name in only]
-    return table([head[k] for k in wanted], [[line[k] for k in wanted] for line in lines])
+    columns = [k for k, name in enumerate(head) if not only or name in only]
+    return table([head[k] for k in columns], [[line[k] for k in columns] for line in lines])
 
 
 def length_table(found: list[StoredRun]) -> str:
-    """A_mmd and accuracy after as many concepts as the protocol's stages say."""
+    """A_mmd and accuracy of every row after the numbers of concepts in the protocol's stages."""
     lengths = sorted({int(n) for f in found if f.results for n in f.results["stages"]})
     frames = {n: tidy(found, n) for n in lengths}
     head = ["row", *(f"A_mmd, {n}" for n in lengths), *(f"accuracy %, {n}" for n in lengths)]
@@ -75,7 +75,7 @@ def length_table(found: list[StoredRun]) -> str:
 
 
 def pair_table(found: list[StoredRun], pairs: list[tuple[str, str]]) -> str:
-    """One row less another, concept by concept: negative A_mmd and F_mmd and positive accuracy are better."""
+    """Differences of pairs of rows over the same concepts: negative A_mmd, F_mmd and positive accuracy are better."""
     head = ["", "A_mmd", "F_mmd", "accuracy, points", "when learned, points"]
     head += ["MMD² when learned, first", "MMD² when learned, last"]
     gaps = [("a_mmd", "all", 2, 1), ("f_mmd", "all", 2, 1), ("accuracy", "all", 0, 100)]
@@ -88,15 +88,15 @@ def pair_table(found: list[StoredRun], pairs: list[tuple[str, str]]) -> str:
 
 
 def ceiling_table(found: list[StoredRun]) -> str:
-    """How far a row stays behind LoRA alone on the same concepts, just learned: what a long past costs it.
+    """Difference of every row to LoRA alone on the same concepts, just after they were learned.
 
-    Accuracy in points (negative: recognised less often than the ceiling) and MMD² (positive: less like the real ones).
+    Accuracy in points (negative: recognised less often than LoRA alone) and MMD² (positive: farther from the data).
     """
     head = ["row", "accuracy, first", "accuracy, last", "accuracy, all", "MMD², first", "MMD², last", "MMD², all"]
     frame, lines = tidy(found), []
     for row in rows_of(found):
         if row == ALONE or not by_concept(frame, row, "plasticity"):
-            continue  # a joint method learns all concepts at once
+            continue  # joint methods learn all concepts at once
         gaps = [(difference(frame, row, ALONE, "accuracy_when_learned", part), 0, 100) for part in PARTS]
         gaps += [(difference(frame, row, ALONE, "plasticity", part), 2, 1) for part in PARTS]
         lines.append([row, *(shown(gap, digits, scale) for gap, digits, scale in gaps)])
@@ -104,10 +104,10 @@ def ceiling_table(found: list[StoredRun]) -> str:
 
 
 def look_alike_table(found: list[StoredRun]) -> str:
-    """Interference of concepts that are alike: whom the final model's pictures of four pairs of people are taken for.
+    """Confusion of similar concepts: nearest concepts of the final model's pictures of four pairs of people.
 
-    A pair has the same hair, head and style, and another skin. The last column is the mean share of any one other
-    person: as far as the look-alike is above it, the pair is mixed up beyond what people are in general.
+    The people of a pair have the same hair, head and style and different skin. The last column is the mean share of any
+    other single person: a share of the look-alike above it is confusion beyond that between people in general.
     """
     head = ["row", "taken for itself %", "for its look-alike %", "for any one other person %"]
     twins = {f"person-{a}": f"person-{b}" for pair in LOOK_ALIKES for a, b in (pair, pair[::-1])}
@@ -129,7 +129,7 @@ def look_alike_table(found: list[StoredRun]) -> str:
     return table(head, lines)
 
 
-CLAIMS = (  # the paper's sentence; what is measured for it; how; on which side of what bound it should lie
+CLAIMS = (  # claim of the paper; its measure; how it is computed; side of the bound on which it should lie
     (
         "C-LoRA's weights stop moving",
         "‖ΔW_t‖ of the last fifth, in parts of that of as many tasks from the second",
@@ -176,9 +176,9 @@ CLAIMS = (  # the paper's sentence; what is measured for it; how; on which side 
 
 
 def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
-    """The paper's claims as PROTOCOL.md puts them: the number with its interval, and the verdict.
+    """The paper's claims as defined in PROTOCOL.md: number, interval and verdict.
 
-    speed: what studies/learning_speed.py has stored, for the claim that is measured apart from the grid.
+    speed: the content of results/learning_speed.json, for the claim that is not measured by the grid.
     """
     frame, lines = tidy(found), []
     for claim, what, measure, (side, bound) in CLAIMS:
@@ -199,7 +199,7 @@ def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
 
 
 def shrinking(frame: pd.DataFrame, row: str) -> Number | None:
-    """‖ΔW_t‖ of the last fifth of tasks, divided by the mean of as many tasks from the second on, run by run."""
+    """‖ΔW_t‖ in the last fifth of tasks, divided by its mean over as many tasks from the second on in the same run."""
     parts = []
     for _, run in frame[frame["row"] == row].groupby(["variant", "seed"]):
         steps, fifth = run["step_change"], max(1, len(run) // ENDS)
@@ -208,10 +208,11 @@ def shrinking(frame: pd.DataFrame, row: str) -> Number | None:
 
 
 def fall_of_gain(frame: pd.DataFrame, row: str, other: str) -> Number | None:
-    """(gain first - gain last) of a row less the same of another, which began every concept anew.
+    """Decrease of a row's gain from the first to the last fifth, minus that of a row that starts every concept anew.
 
-    The gains of the token alone cancel: it is (other - row) of the MMD² just learned, first less last. First and last
-    tasks are different concepts, taken as independent: half the interval is the root of both halves' squares.
+    The gain of the token alone cancels, which leaves the difference (other − row) of MMD² when just learned, first
+    minus last. First and last tasks have different concepts and are treated as independent: half widths of intervals
+    add as the root of their squares.
     """
     first, last = (difference(frame, other, row, "plasticity", part) for part in ("first", "last"))
     if not first or not last:
@@ -221,28 +222,31 @@ def fall_of_gain(frame: pd.DataFrame, row: str, other: str) -> Number | None:
     return Number(mean, mean - sum(spread) ** 0.5, mean + sum(spread) ** 0.5)
 
 
-def verdict(value: Number | None, want: str, bound: float = 0.0) -> str:
-    """supported: the whole interval is on the wanted side of the bound; contradicted: on the other side; inconclusive:
-    the interval contains the bound.
+def verdict(value: Number | None, side: str, bound: float = 0.0) -> str:
+    """Verdict on a claim that a value is "above" or "below" a bound, by its 95 % interval.
+
+    Returns:
+        supported: the whole interval is on the side of the claim. contradicted: on the other side. inconclusive: it
+        contains the bound.
     """
     if value is None:
         return "–"
-    low, high = sorted((v - bound) * (1 if want == "above" else -1) for v in (value.low, value.high))
+    low, high = sorted((v - bound) * (1 if side == "above" else -1) for v in (value.low, value.high))
     return "supported" if low > 0 else "contradicted" if high < 0 else "inconclusive"
 
 
 def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str]:
-    """Every table, by the name under which documents show it. speed: see claims_table."""
+    """Every table by its name in the documents. speed: see claims_table."""
     found = read_runs(folder, grid)
-    there = rows_of(found)
+    rows = rows_of(found)
     pairs = [(row, other) for row, other in ((STAMINA, C_LORA), (STAMINA, TOKEN), (C_LORA, TOKEN), (C_LORA, "lora"))]
     pairs += [(STAMINA, "offline")]
-    pairs += [(STAMINA, row) for row in there if row.startswith(("stamina-", "c-lora-"))]
+    pairs += [(STAMINA, row) for row in rows if row.startswith(("stamina-", "c-lora-"))]
     return {
         "main": main_table(found),
         "brief": main_table(found, BRIEF),
         "lengths": length_table(found),
-        "pairs": pair_table(found, [p for p in pairs if set(p) <= set(there)]),
+        "pairs": pair_table(found, [p for p in pairs if set(p) <= set(rows)]),
         "ceiling": ceiling_table(found),
         "alike": look_alike_table(found),
         "claims": claims_table(found, speed),
@@ -251,18 +255,18 @@ def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str
 
 
 def documents(results: Path, grids: Path) -> dict[str, str]:
-    """The tables that documents show of the claim: those of the large grid, and of the small one every row's."""
+    """The tables of the documents: all tables of the grid claim50, and the main table of claim10."""
     small = read_runs(results / "claim10", grids / "claim10.yaml")
     speed = results / "learning_speed.json"
     large = blocks(results / "claim50", grids / "claim50.yaml", read_json(speed) if speed.exists() else None)
     return large | {"small": main_table(small)}
 
 
-def missing(found: list[StoredRun], wanted: list[GridRun]) -> str:
-    """How many runs of each row have finished, and which rows have none."""
-    rows = {run.row: sum(other.row == run.row for other in wanted) for run in wanted}
+def missing(found: list[StoredRun], planned: list[GridRun]) -> str:
+    """A sentence with the number of finished runs of each row, and the rows without any."""
+    rows = {run.row: sum(other.row == run.row for other in planned) for run in planned}
     finished = {row: len(of_row(found, row)) for row in rows}
-    summary = f"{sum(finished.values())} of {len(wanted)} runs have finished"
-    begun = ", ".join(f"{row} {n} of {rows[row]}" for row, n in finished.items() if n)
+    summary = f"{sum(finished.values())} of {len(planned)} runs have finished"
+    some = ", ".join(f"{row} {n} of {rows[row]}" for row, n in finished.items() if n)
     none = ", ".join(row for row, n in finished.items() if not n)
-    return f"{summary}{': ' + begun if begun else ''}.{f' None of {none}.' if none else ''}"
+    return f"{summary}{': ' + some if some else ''}.{f' None of {none}.' if none else ''}"

@@ -1,8 +1,8 @@
-"""What the stored runs of the classification half say: its tables in README and REPRODUCIBILITY.md.
+"""Tables and claims of the stored runs of the classification half, for README and REPRODUCIBILITY.md.
 
-Intervals are 95 % percentile bootstraps over runs and over classes: a row's runs are drawn anew, and in all of them the
-same classes are. Rows are compared run by run of the same seed, in the same draws. With one run an interval knows its
-classes only.
+Intervals are 95 % percentile bootstraps over runs and over classes: the runs of a row are resampled, and their classes,
+the same ones in all runs. Rows are compared between runs of the same seed, in the same resamples. The interval of a
+single run covers the variation of classes only.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .grids import load_grid
 from .results import StoredRun, of_row, read_runs, rows_of
 from .tables import shown, table
 
-DRAWS = 1000
+RESAMPLES = 1000
 C_LORA, STAMINA, CODA = "c-lora", "stamina", "coda-p"
 NAMES = {"a_n": "A_N", "f_n": "F_N"}
 # rows of the README's table
@@ -26,76 +26,77 @@ BRIEF = tuple("ub ft ewc coda-p lora c-lora stamina stamina-no-mask ncm c-lora-m
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Runs, and of each the measures of MEASURES in every draw: (row, tasks, seed) -> name -> (1 + DRAWS,)."""
+class Bootstrap:
+    """Runs, and the MEASURES of each in every resample: (row, tasks, seed) -> name -> (1 + RESAMPLES,)."""
 
     found: list[StoredRun]
     measures: dict[tuple[str, int, int], dict[str, Tensor | None]]
 
     @property
     def lengths(self) -> list[int]:
-        """Numbers of tasks that there are runs of."""
+        """Numbers of tasks of the runs, ascending."""
         return sorted({tasks for _, tasks, _ in self.measures})
 
     def values(self, row: str, tasks: int, measure: str) -> dict[int, Tensor]:
-        """seed -> the measure in every draw, of a row's runs with so many tasks."""
+        """seed -> the measure in every resample, of a row's runs with this number of tasks."""
         runs = {seed: m[measure] for (name, n, seed), m in self.measures.items() if (name, n) == (row, tasks)}
-        return {seed: drawn for seed, drawn in runs.items() if drawn is not None}
+        return {seed: values for seed, values in runs.items() if values is not None}
 
     def number(self, row: str, tasks: int, measure: str) -> Number | None:
         return number(self.values(row, tasks, measure))
 
-    def less(self, row: str, other: str, tasks: int, measure: str) -> Number | None:
-        """row less other, run by run of the same seed; None where they share none."""
-        mine, theirs = (self.values(name, tasks, measure) for name in (row, other))
-        return number({seed: mine[seed] - theirs[seed] for seed in mine if seed in theirs})
+    def difference(self, row: str, other: str, tasks: int, measure: str) -> Number | None:
+        """row minus other, between runs of the same seed; None if no seed is in both."""
+        a, b = (self.values(name, tasks, measure) for name in (row, other))
+        return number({seed: a[seed] - b[seed] for seed in a if seed in b})
 
 
-def draw(found: list[StoredRun]) -> Drawn:
-    """Resampled classes, the same in all runs."""
+def bootstrap(found: list[StoredRun]) -> Bootstrap:
+    """Resample the classes, the same ones in all runs."""
     measures = {}
     for f in found:
         if f.results:
             R, key = accuracies(f.results), (f.run.row, int(f.run.variant), f.run.seed)
             measures[key] = {name: measure(R) for name, measure in MEASURES.items()}
-    return Drawn(found, measures)
+    return Bootstrap(found, measures)
 
 
 def accuracies(results: dict) -> Tensor:
-    """R[d, t, i], percent on task i after task t, for draw d of the classes: (1 + DRAWS, T, N); the first is as it was.
+    """R[d, t, i], accuracy in percent on task i after task t, in resample d of the classes: (1 + RESAMPLES, T, N).
 
-    A task of which no class was drawn is nan, as what is above the diagonal; of a joint method T is 1.
+    The first resample has every class once. Entries above the diagonal are nan, and tasks without a resampled class;
+    T is 1 for a joint method.
     """
     tasks, right = torch.tensor(results["tasks"]), results["right"]
     if len(right) not in (1, len(tasks)):
-        raise UserError(f"{results['method']} has results of {len(right)} of {len(tasks)} tasks: let its run end")
+        raise UserError(f"{results['method']} has results of {len(right)} of {len(tasks)} tasks: resume its run")
     n, each = tasks.shape
-    weights = torch.ones(1 + DRAWS, n * each, dtype=torch.float64)
-    picks = torch.randint(n * each, (DRAWS, n * each), generator=torch.Generator().manual_seed(0))
-    weights[1:] = torch.zeros(DRAWS, n * each, dtype=torch.float64).scatter_add_(1, picks, weights[1:])
-    weights = weights[:, tasks]  # labels, as this run's tasks have them: (d, n, each)
-    known = torch.full((len(right), n * each), torch.nan, dtype=torch.float64)
+    weights = torch.ones(1 + RESAMPLES, n * each, dtype=torch.float64)
+    picks = torch.randint(n * each, (RESAMPLES, n * each), generator=torch.Generator().manual_seed(0))
+    weights[1:] = torch.zeros(RESAMPLES, n * each, dtype=torch.float64).scatter_add_(1, picks, weights[1:])
+    weights = weights[:, tasks]  # by task and class of this run: (d, n, each)
+    counts = torch.full((len(right), n * each), torch.nan, dtype=torch.float64)
     for t, row in enumerate(right):
-        known[t, : len(row)] = torch.tensor(row, dtype=torch.float64)
-    asked = torch.tensor(results["asked"], dtype=torch.float64).view(n, each)
-    told = torch.einsum("dnk,tnk->dtn", weights, known.view(len(right), n, each))
-    return 100 * told / torch.einsum("dnk,nk->dn", weights, asked)[:, None]
+        counts[t, : len(row)] = torch.tensor(row, dtype=torch.float64)
+    totals = torch.tensor(results["asked"], dtype=torch.float64).view(n, each)
+    correct = torch.einsum("dnk,tnk->dtn", weights, counts.view(len(right), n, each))
+    return 100 * correct / torch.einsum("dnk,nk->dn", weights, totals)[:, None]
 
 
 def a_n(R: Tensor) -> Tensor:
-    """`final_mean` of every draw."""
+    """`final_mean` of every resample."""
     return R[:, -1].nanmean(1)
 
 
 def f_n(R: Tensor) -> Tensor | None:
-    """`forgetting_coda` of every draw; None where nothing came after anything."""
+    """`forgetting_coda` of every resample; None for a single task."""
     if R.shape[1] < 2:
         return None
     return (R[:, :-1] - R[:, 1:]).nanmean(2).nanmean(1)
 
 
 def learned(R: Tensor) -> Tensor | None:
-    """Accuracy of tasks just learned, mean; None for all at once."""
+    """Mean accuracy of tasks just after they were learned; None for a joint method."""
     return R.diagonal(dim1=1, dim2=2).nanmean(1) if R.shape[1] > 1 else None
 
 
@@ -106,37 +107,37 @@ def number(runs: dict[int, Tensor]) -> Number | None:
     """Mean over runs, and its interval over runs and classes; None without runs."""
     if not runs:
         return None
-    drawn = torch.stack([runs[seed] for seed in sorted(runs)])  # (runs, 1 + DRAWS)
-    picks = torch.randint(len(drawn), (len(drawn), DRAWS), generator=torch.Generator().manual_seed(1))
-    means = drawn[:, 1:].gather(0, picks).mean(0)
+    values = torch.stack([runs[seed] for seed in sorted(runs)])  # (runs, 1 + RESAMPLES)
+    picks = torch.randint(len(values), (len(values), RESAMPLES), generator=torch.Generator().manual_seed(1))
+    means = values[:, 1:].gather(0, picks).mean(0)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Number(drawn[:, 0].mean().item(), low, high)
+    return Number(values[:, 0].mean().item(), low, high)
 
 
-def main_table(drawn: Drawn, only: tuple[str, ...] = (), measures: tuple[str, ...] = ("a_n", "f_n")) -> str:
+def main_table(samples: Bootstrap, only: tuple[str, ...] = (), measures: tuple[str, ...] = ("a_n", "f_n")) -> str:
     """A_N and F_N of every row, or only of some, for every number of tasks."""
-    ways = drawn.lengths
-    head = ["method", "runs", *(f"{NAMES[measure]}, {n} tasks" for measure in measures for n in ways)]
+    lengths = samples.lengths
+    head = ["method", "runs", *(f"{NAMES[measure]}, {n} tasks" for measure in measures for n in lengths)]
     lines = []
-    for row in rows_of(drawn.found):
+    for row in rows_of(samples.found):
         if only and row not in only:
             continue
-        runs = " + ".join(str(sum(f.run.variant == n for f in of_row(drawn.found, row))) for n in ways)
-        numbers = [drawn.number(row, n, measure) for measure in measures for n in ways]
+        runs = " + ".join(str(sum(f.run.variant == n for f in of_row(samples.found, row))) for n in lengths)
+        numbers = [samples.number(row, n, measure) for measure in measures for n in lengths]
         lines.append([row, runs, *(shown(v, 1) for v in numbers)])
     return table(head, lines)
 
 
-def detail_table(drawn: Drawn, tasks: int) -> str:
-    """Beside A_N: what was learned, other measures of the same runs, what the masks did, and what it costs."""
+def detail_table(samples: Bootstrap, tasks: int) -> str:
+    """Accuracy when just learned, other measures of the same runs, masks and costs of every row."""
     head = ["method", "just learned", "running A", "F_N Chaudhry", "trained %", "stored %", "minutes"]
     head += ["open %", "overlap", "by chance"]
     lines = []
-    for row in rows_of(drawn.found):
-        results = [f.results for f in of_row(drawn.found, row) if f.run.variant == tasks]
+    for row in rows_of(samples.found):
+        results = [f.results for f in of_row(samples.found, row) if f.run.variant == tasks]
         if not results:
             continue
-        values = [shown(drawn.number(row, tasks, "learned"), 1)]
+        values = [shown(samples.number(row, tasks, "learned"), 1)]
         for key in ("a_n_running", "f_n_chaudhry"):
             each = [r[key] for r in results if r[key] is not None]
             values.append(f"{sum(each) / len(each):.1f}" if each else "–")
@@ -163,19 +164,19 @@ PAIRS += [(f"{name}-means", name) for name in (C_LORA, STAMINA)] + [
 PAIRS += [(f"{STAMINA}-means", f"{C_LORA}-means"), ("ub", f"{STAMINA}-means")]
 
 
-def pair_table(drawn: Drawn) -> str:
-    """One row less another: points of A_N (positive is better for the first) and of F_N (negative is)."""
-    ways = drawn.lengths
-    head = ["", *(f"A_N, {n} tasks" for n in ways), *(f"F_N, {n} tasks" for n in ways)]
+def pair_table(samples: Bootstrap) -> str:
+    """Differences of pairs of rows: A_N in points (positive favours the first) and F_N (negative favours the first)."""
+    lengths = samples.lengths
+    head = ["", *(f"A_N, {n} tasks" for n in lengths), *(f"F_N, {n} tasks" for n in lengths)]
     lines = []
     for row, other in PAIRS:
-        gaps = [drawn.less(row, other, n, measure) for measure in ("a_n", "f_n") for n in ways]
+        gaps = [samples.difference(row, other, n, measure) for measure in ("a_n", "f_n") for n in lengths]
         if any(gaps):
             lines.append([f"{row} less {other}", *(shown(gap, 1) for gap in gaps)])
     return table(head, lines)
 
 
-CLAIMS = (  # what is said; rows compared; by what; on which side of zero the first less the second should lie
+CLAIMS = (  # claim; rows compared; measure; side of zero on which the difference of the two should lie
     ("C-LoRA knows more at the end than CODA-P", C_LORA, CODA, "a_n", "above"),
     ("STAMINA knows more at the end than C-LoRA", STAMINA, C_LORA, "a_n", "above"),
     ("STAMINA forgets less than C-LoRA", STAMINA, C_LORA, "f_n", "below"),
@@ -185,31 +186,31 @@ CLAIMS = (  # what is said; rows compared; by what; on which side of zero the fi
 )
 
 
-def claims_table(drawn: Drawn) -> str:
+def claims_table(samples: Bootstrap) -> str:
     """The paper's claims: difference, interval and the verdict of `claims.verdict`, for every number of tasks."""
-    ways = drawn.lengths
-    head = ["claim", "what is measured", *(word for n in ways for word in (f"{n} tasks", "verdict"))]
+    lengths = samples.lengths
+    head = ["claim", "what is measured", *(word for n in lengths for word in (f"{n} tasks", "verdict"))]
     lines = []
-    for said, row, other, measure, side in CLAIMS:
-        gaps = [drawn.less(row, other, n, measure) for n in ways]
+    for claim, row, other, measure, side in CLAIMS:
+        gaps = [samples.difference(row, other, n, measure) for n in lengths]
         if any(gaps):
-            told = [word for gap in gaps for word in (shown(gap, 1), verdict(gap, side))]
-            lines.append([said, f"{NAMES[measure]} of {row} less {other}", *told])
+            results = [text for gap in gaps for text in (shown(gap, 1), verdict(gap, side))]
+            lines.append([claim, f"{NAMES[measure]} of {row} less {other}", *results])
     return table(head, lines)
 
 
 def blocks(results: Path, grids: Path) -> dict[str, str]:
-    """Every table, by the name under which documents show it; none of what is not stored."""
+    """Every table by its name in the documents; empty without stored runs."""
     grid = grids / "classes.yaml"
     found = read_runs(results / "classes", grid) if grid.exists() else []
     if not found:
         return {}
-    drawn = draw(found)
+    samples = bootstrap(found)
     return {
-        "classes": main_table(drawn),
-        "classes_brief": main_table(drawn, BRIEF, ("a_n",)),
-        "classes_detail": detail_table(drawn, 10 if 10 in drawn.lengths else drawn.lengths[-1]),
-        "classes_pairs": pair_table(drawn),
-        "classes_claims": claims_table(drawn),
+        "classes": main_table(samples),
+        "classes_brief": main_table(samples, BRIEF, ("a_n",)),
+        "classes_detail": detail_table(samples, 10 if 10 in samples.lengths else samples.lengths[-1]),
+        "classes_pairs": pair_table(samples),
+        "classes_claims": claims_table(samples),
         "classes_missing": missing(found, load_grid(grid)),
     }

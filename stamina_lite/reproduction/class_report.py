@@ -1,30 +1,30 @@
-"""The classification half of a report: measures and figures of runs that learned classes."""
+"""The classification part of a report: measures and figures."""
 
 from html import escape
 
 from .. import plots
 from ..classification.learner import MEASURES
 from ..errors import UserError
-from .page import bullets, drawn, table
+from .page import bullets, section, table
 
 FIGURES = (
     (
         plots.accuracy_curves,
-        "Mean accuracy over all tasks so far, after every task; the range over runs is shaded.",
+        "Mean accuracy over all tasks learned so far, after every task; the range over runs is shaded.",
     ),
     (
         plots.learned_and_kept,
-        "How well a task is known when just learned, and how much is lost from task to task: best is right and low.",
+        "Accuracy of tasks when just learned (across) and forgetting from task to task (up): best is the lower right.",
     ),
 )
-LACKING = ("method", "accuracy", "tasks", "a_n", "n_param", "seconds", "peak_memory")
+REQUIRED = ("method", "accuracy", "tasks", "a_n", "n_param", "seconds", "peak_memory")
 
 
 def check(results: dict, file) -> dict:
-    """Results of the classification half, or UserError where something of them is missing."""
-    lacking = [key for key in (*LACKING, *MEASURES) if key not in results]
-    if lacking:
-        raise UserError(f"{file} is damaged ({', '.join(lacking)} missing): delete it and run the same command again")
+    """The results of a classification run. Raises UserError if a key is missing."""
+    absent = [key for key in (*REQUIRED, *MEASURES) if key not in results]
+    if absent:
+        raise UserError(f"{file} is damaged ({', '.join(absent)} missing): delete it and run the same command again")
     return results
 
 
@@ -32,12 +32,12 @@ HEAD = ["Run", "Method", "Seed", "Classes", "Tasks", *(name for name, _ in MEASU
 HEAD += ["Trained", "Added", "Time", "Memory"]
 MEANINGS = {name: meaning for name, meaning in MEASURES.values()} | {
     "Trained": "parameters trained in the last task, in % of the backbone",
-    "Added": "parameters kept beside it at the end, the head among them",
+    "Added": "parameters stored in addition to it at the end, including the head",
 }
 
 
 def overview(runs: list[tuple[str, dict, dict | None]]) -> str:
-    """The table of measures of runs: their place, run.json and results.json."""
+    """The table of measures. runs: folder, run.json and results.json of each."""
     rows = [row(place, about, results) for place, about, results in runs if results]
     if not rows:
         return ""
@@ -46,7 +46,7 @@ def overview(runs: list[tuple[str, dict, dict | None]]) -> str:
 
 
 def row(place: str, about: dict, results: dict) -> list[str]:
-    """A run's line in the table of measures."""
+    """A row of the table of measures."""
     learned = results["tasks"][: len(results["accuracy"][-1])]
     measures = ["–" if results[key] is None else f"{results[key]:.1f}" for key in MEASURES]
     cost = [f"{results['n_param'][k]:.3g} %" for k in ("train", "store")]
@@ -56,5 +56,5 @@ def row(place: str, about: dict, results: dict) -> list[str]:
 
 
 def figures(about: dict, results: list[dict]) -> str:
-    """The curves of runs that learned the same classes in as many tasks."""
-    return drawn(f"{about['set']}, {about['tasks']} tasks", FIGURES, results)
+    """Figures of runs with the same classes and number of tasks."""
+    return section(f"{about['set']}, {about['tasks']} tasks", FIGURES, results)

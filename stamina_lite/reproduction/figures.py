@@ -1,4 +1,4 @@
-"""The figures of the claim, drawn from a grid's stored runs alone: every function returns a matplotlib Figure."""
+"""Figures of a grid's stored runs: every function returns a matplotlib Figure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +18,10 @@ WINDOW = 10  # tasks in a point of a curve
 
 
 def gain_by_task(found: list[StoredRun], rows: list[str]) -> Figure:
-    """What weights add to the token alone just after learning, against the task: where it falls, a model saturates.
+    """Gain over the token alone just after learning, by task: a decrease is saturation.
 
-    A point is the mean over ten tasks and all runs, the band its 95 % interval over concepts. Zero, the grey line, is
-    a method that learns no more than the token does.
+    A point is the mean over ten tasks and all runs, the band its 95 % interval over concepts. At zero (grey line) a
+    method learns no more than the token alone.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     frame = tidy(found)
@@ -45,10 +45,10 @@ def gain_by_task(found: list[StoredRun], rows: list[str]) -> Figure:
 
 
 def plane(found: list[StoredRun]) -> Figure:
-    """Every method by what it learns beyond the token (across) and what it forgets (up), with 95 % intervals.
+    """Gain over the token alone (across) and forgetting (up) of every method, with 95 % intervals.
 
-    Names stand at the right in the order of forgetting. Best is the lower right. At the left edge a method forgets
-    little because it learned little.
+    The best place is the lower right. A method at the left edge forgets little because it learned little. Names on the
+    right are in the order of forgetting.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     frame, points = tidy(found), []
@@ -58,7 +58,7 @@ def plane(found: list[StoredRun]) -> Figure:
             points.append((lost, learned, row))
     for lost, learned, row in points:
         axis.errorbar(
-            learned.mean, lost.mean, xerr=arms(learned), yerr=arms(lost),
+            learned.mean, lost.mean, xerr=error_bar(learned), yerr=error_bar(lost),
             color=colour(row), marker="o", markersize=4, linewidth=0.8,
         )  # fmt: skip
     axis.axvline(0, color="#777777", linewidth=0.8)
@@ -69,28 +69,28 @@ def plane(found: list[StoredRun]) -> Figure:
     return figure
 
 
-def arms(value: Number) -> list[list[float]]:
-    """Lengths of an error bar; rounding may put a bound of equal values a hair's breadth beyond their mean."""
+def error_bar(value: Number) -> list[list[float]]:
+    """Lengths below and above the mean, not negative: rounding may put a bound of equal values beyond the mean."""
     return [[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]]
 
 
 def side_by_side(
     found: list[StoredRun], home: Path, columns: int = 2, real: Mapping[str, list[Image]] | None = None
 ) -> Figure:
-    """Images of the same concepts by the final model of every row that has stored images, from the same noise.
+    """Images of the same concepts by the final model of every row with stored images, from the same noise.
 
     Args:
-        home: the folder of the runs. Runs whose order of concepts is not that of the first one are left out.
+        home: the folder of the runs. Runs with another order of concepts than the first are left out.
         columns: images of each of the `early_middle_late` concepts.
-        real: images that the concepts were learned from, for a line at the top.
+        real: training images of the concepts, shown in the first line.
     """
-    kept = [f for f in found if f.results and (home / f.run.name / "images").is_dir()]
-    if not kept:
-        raise UserError(f"no pictures are kept in {home}: run its grid first")
-    tasks = kept[0].results["tasks"]
-    kept, names = [f for f in kept if f.results["tasks"] == tasks], early_middle_late(tasks)
-    lines = [[p for n in names for p in kept_pictures(home / f.run.name, len(tasks), n)[:columns]] for f in kept]
-    titles = [f.run.row for f in kept]
+    stored = [f for f in found if f.results and (home / f.run.name / "images").is_dir()]
+    if not stored:
+        raise UserError(f"no pictures are stored in {home}: run its grid first")
+    tasks = stored[0].results["tasks"]
+    stored, names = [f for f in stored if f.results["tasks"] == tasks], early_middle_late(tasks)
+    lines = [[p for n in names for p in kept_pictures(home / f.run.name, len(tasks), n)[:columns]] for f in stored]
+    titles = [f.run.row for f in stored]
     if real:
         lines, titles = [[p for n in names for p in real[n][:columns]], *lines], ["real", *titles]
     figure = sheet(lines, titles)
@@ -100,16 +100,16 @@ def side_by_side(
 
 
 def early_middle_late(tasks: list[str]) -> list[str]:
-    """The two concepts learned first, two in the middle and the last two: in alternating order one of each kind."""
+    """The first two concepts, two in the middle and the last two: one of each kind in alternating order."""
     middle = len(tasks) // 4 * 2
     return list(dict.fromkeys([*tasks[:2], *tasks[middle : middle + 2], *tasks[-2:]]))
 
 
 def masks(found: list[StoredRun], row: str = "stamina") -> Figure:
-    """Left: how open a task's masks are, and how much of the past weights' mass they touch. Right: overlap and chance.
+    """Density of a task's masks and share of past updates that they change (left), and overlap of masks (right).
 
-    Both against the task, mean over layers and runs. Touching less than the density means avoiding the past. Raises
-    UserError where no run of the row is stored.
+    Both by task, mean over layers and runs. A share below the density means that masks avoid past updates. Raises
+    UserError if no run of the row is stored.
     """
     results = [f.results for f in of_row(found, row)]
     if not results:

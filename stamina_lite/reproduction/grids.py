@@ -1,8 +1,8 @@
-"""Grids of runs: a YAML file whose runs share a protocol, each of which can be resumed and is stored with checksums.
+"""Grids of runs: a YAML file of runs that share a protocol. Runs can be resumed and are stored with checksums.
 
-A grid has two parts. `protocol` is the set, what all rows share, and the settings of every row of the tables; its hash
-and the row's settings are stored with every run, so that results of two protocols are never mixed. `runs` lists which
-rows are run with which seeds, and with which orders of concepts or numbers of tasks, the most important first.
+A grid has two parts. `protocol` has the set, the options that all rows share, and the settings of every row; its hash
+and the row's settings are stored with every run, so that results of different protocols are never mixed. `runs` lists
+rows with their seeds and their orders of concepts or numbers of tasks, the most important first.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class GridRun:
     variant: str | int  # the order of concepts, or the number of tasks
     seed: int
     protocol: dict
-    shared: ClassVar[tuple[str, ...]] = ("set", "pictures", "stages", "guidance")  # keys of the protocol, but rows
+    shared: ClassVar[tuple[str, ...]] = ("set", "pictures", "stages", "guidance")  # of the protocol, without rows
     variants: ClassVar[str] = "orders"  # key of a group of runs
     make_method = staticmethod(make_method)
 
@@ -58,19 +58,19 @@ class GridRun:
         }
 
     def method(self) -> tuple[str, dict]:
-        """The row's method and the settings that differ from that method's own."""
+        """The row's method and the settings that differ from its defaults."""
         settings = dict(self.protocol["rows"][self.row])
         return settings.pop("method", self.row), settings
 
     def arguments(self) -> list[str]:
-        """Arguments of `stamina-lite bench`, but method, settings and folder."""
+        """Arguments of `stamina-lite bench` other than method, settings and folder."""
         p = self.protocol
         stages = ["--stages", *map(str, p["stages"])] if p["stages"] else []
         order = ["--seed", str(self.seed), "--shuffle", str(self.seed), "--order", str(self.variant)]
         return [p["set"], *order, "--pictures", str(p["pictures"]), "--guidance", str(p["guidance"]), *stages]
 
     def finished(self, out: Path) -> bool:
-        """Whether the run finished under this protocol and its results are unchanged since."""
+        """Whether the run has finished with this protocol and its results are unchanged."""
         folder = out / self.name
         if not (folder / CHECKSUM_FILE).exists():
             return False
@@ -95,14 +95,14 @@ class GridRun:
         if done.returncode == 0:
             write_json(folder / CHECKSUM_FILE, {**self.checksum, "results": results_hash(folder)})
         else:
-            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
+            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
             write_json(folder / CHECKSUM_FILE, {**self.checksum, "failed": lines[-1]})
         return done.returncode == 0
 
 
 @dataclass(frozen=True)
 class ClassGridRun(GridRun):
-    """One run of the classification half: a row, learned in so many tasks, in the seed's order of classes."""
+    """One classification run: a row, a number of tasks, and a seed that also sets the order of classes."""
 
     shared = ("set", "epochs")
     variants = "tasks"
@@ -111,7 +111,7 @@ class ClassGridRun(GridRun):
     @classmethod
     def check_variant(cls, variant) -> None:
         if not isinstance(variant, int):
-            raise UserError(f"tasks are counted, not {variant}: give whole numbers")
+            raise UserError(f"tasks must be whole numbers, not {variant}")
 
     def arguments(self) -> list[str]:
         p = self.protocol
@@ -134,13 +134,13 @@ def read_grid(content: dict, file: Path) -> list[GridRun]:
     kind = ClassGridRun if classes else GridRun
     known = sorted((*kind.shared, "rows"))
     if sorted(content) != ["protocol", "runs"] or not isinstance(protocol, dict) or sorted(protocol) != known:
-        raise UserError(f"{file} is no grid: expected runs, and a protocol of {', '.join(kind.shared)}, rows")
+        raise UserError(f"{file} is not a grid: expected runs, and a protocol with {', '.join(kind.shared)}, rows")
     if not classes and protocol["set"] not in SETS:
         raise UserError(f"{file}: unknown set {protocol['set']}: choose one of {', '.join((*SETS, *CLASS_SETS))}")
     runs = []
     for group in content["runs"]:
         if not isinstance(group, dict) or sorted(group) != sorted(("rows", "seeds", kind.variants)):
-            raise UserError(f"{file}: {group} is no group of runs: expected rows, seeds and {kind.variants}")
+            raise UserError(f"{file}: {group} is not a group of runs: expected rows, seeds and {kind.variants}")
         for variant, seed, row in itertools.product(group[kind.variants], group["seeds"], group["rows"]):
             if row not in protocol["rows"]:
                 raise UserError(f"{file}: unknown row {row}: the protocol has {', '.join(protocol['rows'])}")
@@ -153,7 +153,7 @@ def read_grid(content: dict, file: Path) -> list[GridRun]:
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
-            raise UserError(f"{file}: {run.name} stands there twice: take one away")
+            raise UserError(f"{file}: {run.name} is listed twice: remove one")
         method, settings = run.method()
         kind.make_method(method, **settings)
     return runs
@@ -165,7 +165,7 @@ def load_grid(file: Path) -> list[GridRun]:
 
 
 def protocol_hash(shared: dict) -> str:
-    """A hash of what all rows share: rows may be added to a protocol while its runs are under way."""
+    """Hash of the options that all rows share. Rows are not included, so that more can be added later."""
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -175,10 +175,10 @@ def results_hash(folder: Path) -> dict:
 
 
 def verify_checksum(folder: Path) -> dict | None:
-    """The checksum record of a grid's run; None for a run of no grid.
+    """The checksum record of a grid's run; None for other runs.
 
     Raises:
-        UserError: results.json or run.json were changed since the run.
+        UserError: results.json or run.json have changed since the run.
     """
     if not (folder / CHECKSUM_FILE).exists():
         return None
@@ -189,13 +189,13 @@ def verify_checksum(folder: Path) -> dict | None:
 
 
 def read_checksum(file: Path) -> dict:
-    """A checksum record, with settings by their present names."""
+    """A checksum record, with the current names of settings."""
     record = read_json(file)
     return {**record, "settings": renamed(record["settings"])} if isinstance(record.get("settings"), dict) else record
 
 
 def option(key: str, value) -> list[str]:
-    """A setting as words of the command line."""
+    """A setting as arguments of the command line."""
     if key == "hard":
         return [] if value else ["--soft"]
     return [f"--{key.replace('_', '-')}", str(value)]

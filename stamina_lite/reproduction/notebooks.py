@@ -1,4 +1,4 @@
-"""Presets in batch: notebooks by papermill, or a grid of runs; what is done is kept, what fails is named."""
+"""Batch execution of presets: notebooks by papermill, or a grid of runs. Finished jobs are kept, failed ones named."""
 
 import ast
 import hashlib
@@ -20,19 +20,22 @@ from ..runs.files import write_json
 from .grids import GridRun, read_grid
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-MARK = "stamina_lite"  # where the executed notebook's metadata holds what it was made from
+MARK = "stamina_lite"  # key of source hash and parameters in the metadata of an executed notebook
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook of a preset: its file, its parameters, and a name for what comes out of it."""
+    """A notebook of a preset: the name of its output, its file and its parameters."""
 
     name: str
     file: Path
     parameters: dict = field(default_factory=dict)
 
     def check(self) -> None:
-        """Papermill only warns of a parameter that a notebook lacks, and YAML reads 1e-3 as text: refuse both."""
+        """Raise UserError for unknown parameters, of which papermill only warns, and for wrong types.
+
+        YAML reads 1e-3 as text.
+        """
         known = papermill.inspect_notebook(str(self.file))
         for name, value in self.parameters.items():
             if name not in known:
@@ -51,7 +54,7 @@ class Notebook:
         return {"source": source_hash(self.file), "parameters": self.parameters}
 
     def finished(self, out: Path) -> bool:
-        """Whether out/NAME.ipynb came to its end, from this source and these parameters."""
+        """Whether out/NAME.ipynb was executed to its end from this source with these parameters."""
         file = out / f"{self.name}.ipynb"
         if not file.exists():
             return False
@@ -62,9 +65,9 @@ class Notebook:
         return executed["metadata"].get(MARK) == self.made_from
 
     def run(self, out: Path, threads: int | None = None) -> bool:
-        """Execute it in its own folder and process, in this interpreter's environment; False if it failed.
+        """Execute the notebook in its folder, in a process of its own; returns False if it failed.
 
-        threads: how many it may compute with, where several run at once.
+        threads: number of threads that it may use.
         """
         executed = out / f"{self.name}.ipynb"
         environment = {
@@ -80,7 +83,7 @@ class Notebook:
         command += ["--kernel", "python3", "--log-output", "--parameters_yaml", yaml.safe_dump(self.parameters)]
         with open(out / f"{self.name}.log", "w") as log:
             code = subprocess.run(command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
-        if code == 0:  # only what came to its end is marked: a kill leaves work to do, never a lie
+        if code == 0:  # only a finished notebook is marked
             notebook = json.loads(executed.read_text())
             notebook["metadata"][MARK] = self.made_from
             write_json(executed, notebook)
@@ -93,13 +96,21 @@ Job = Notebook | GridRun
 def reproduce(
     preset: str, out: Path | str, engine: str = "local", workers: int = 1, notebooks: Path | str | None = None
 ) -> list[str]:
-    """Run a preset's notebooks; returns the names of those that failed (their logs lie in out/NAME.log).
+    """Run the jobs of a preset. Finished jobs of an earlier call are kept.
 
-    preset: a name in notebooks/params/, or a YAML file: a grid (see grids.py), or a list of {name, notebook,
-    parameters}. In a text parameter {out} stands for the folder `out`, as seen from the notebook. Executed notebooks
-    are written to out/NAME.ipynb, a grid's runs to out/NAME; one that is there, made of the same, is kept. Raises
-    UserError before anything runs where the preset, a notebook or a parameter is wrong. notebooks: their folder, if
-    not the checkout's.
+    Args:
+        preset: a name in notebooks/params/, or a YAML file: a grid (see grids.py), or a list of {name, notebook,
+            parameters}. {out} in a text parameter is replaced by `out`, relative to the notebook.
+        out: the folder of executed notebooks (NAME.ipynb), grid runs (NAME) and logs (NAME.log).
+        engine: a name of ENGINES.
+        workers: number of jobs that run at the same time.
+        notebooks: the folder of the notebooks, by default that of the checkout.
+
+    Returns:
+        Names of the jobs that failed.
+
+    Raises:
+        UserError: the preset, a notebook or a parameter is wrong; nothing is run then.
     """
     notebooks, out = Path(notebooks or NOTEBOOKS).resolve(), Path(out).resolve()
     if engine not in ENGINES:
@@ -125,7 +136,7 @@ def reproduce(
 
 
 def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Job]:
-    """The jobs of a preset, by its name or its file."""
+    """The jobs of a preset, given by its name or file."""
     if not notebooks.is_dir():
         raise UserError(
             f"no notebooks at {notebooks}: they are in the source checkout, install from there with pip install -e ."
@@ -140,19 +151,20 @@ def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Job]:
             return read_grid(content, file)
         jobs = [notebook_of(notebooks, out, **entry) for entry in content]
     except (yaml.YAMLError, TypeError):
-        raise UserError(f"{file} is no preset: expected a grid, or a list of {{name, notebook, parameters}}") from None
+        message = f"{file} is not a preset: expected a grid, or a list of {{name, notebook, parameters}}"
+        raise UserError(message) from None
     names = [job.name for job in jobs]
     for job in jobs:
         if names.count(job.name) > 1 or Path(job.name).name != job.name:
-            raise UserError(f"{file}: {job.name} must be a plain name, and stand there once")
+            raise UserError(f"{file}: {job.name} must be a plain file name, and be listed once")
         if not job.file.is_file():
-            raise UserError(f"{file}: {job.name} wants {job.file.name}, which is not in {notebooks}")
+            raise UserError(f"{file}: {job.name} needs {job.file.name}, which is not in {notebooks}")
         job.check()
     return jobs
 
 
 def notebook_of(folder: Path, out: Path, name: str, notebook: str, parameters: dict | None = None) -> Notebook:
-    """An entry of a preset, with {out} in its text parameters replaced: relative, so that no notebook stores a path."""
+    """An entry of a preset, with {out} in its parameters replaced by a relative path."""
     file = folder / notebook
     here = os.path.relpath(out, file.parent)
     text = {k: v.replace("{out}", here) if isinstance(v, str) else v for k, v in (parameters or {}).items()}
@@ -160,7 +172,7 @@ def notebook_of(folder: Path, out: Path, name: str, notebook: str, parameters: d
 
 
 def source_hash(file: Path) -> str:
-    """sha256 of what a notebook says and does; stored outputs do not count."""
+    """sha256 of the cells of a notebook, without outputs."""
     cells = [(c.cell_type, c.source) for c in nbformat.read(file, as_version=4).cells]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
@@ -173,7 +185,7 @@ Results = Iterator[tuple[Job, bool]]
 
 
 def local_engine():
-    """Jobs as processes of this machine, `workers` at a time."""
+    """Run jobs as local processes, `workers` at a time."""
 
     def run_all(jobs: list[Job], out: Path, workers: int) -> Results:
         threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
@@ -182,14 +194,14 @@ def local_engine():
             try:
                 yield from ((futures[f], f.result()) for f in as_completed(futures))
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # interrupted: those that wait are not begun
+                pool.shutdown(cancel_futures=True)  # interrupted: jobs that wait are not started
                 raise
 
     return run_all
 
 
 def ray_engine():
-    """Jobs as tasks of a Ray cluster, whose machines share the checkout and the output folder."""
+    """Run jobs as tasks of a Ray cluster, whose machines share the checkout and the output folder."""
     try:
         import ray
     except ModuleNotFoundError:

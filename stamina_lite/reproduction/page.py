@@ -1,4 +1,4 @@
-"""Pieces of a web page that needs nothing else: tables, lists, figures."""
+"""Parts of a self-contained web page: tables, lists, figures."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ def bullets(items: Iterable[str]) -> str:
 
 
 def inline(figure: Figure, caption: str) -> str:
-    """A figure within the page, as PNG."""
+    """A figure as an <img> element with embedded PNG data."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=max(110, figure.dpi))
     plt.close(figure)
@@ -40,12 +40,12 @@ def inline(figure: Figure, caption: str) -> str:
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def drawn(title: str, wanted, results: list[dict]) -> str:
-    """Figures below a title, those that can be drawn of these results."""
-    shown = []
-    for draw, text in wanted:
+def section(title: str, figures, results: list[dict]) -> str:
+    """A heading and figures, pairs of (function, caption); those that need a finished run are left out without one."""
+    parts = []
+    for plot, caption in figures:
         try:
-            shown.append(inline(draw(results), text))
-        except UserError:  # it wants a run that has got to its last task
+            parts.append(inline(plot(results), caption))
+        except UserError:
             continue
-    return f"<h2>{escape(title)}</h2>" + "".join(shown)
+    return f"<h2>{escape(title)}</h2>" + "".join(parts)

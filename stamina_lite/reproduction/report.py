@@ -1,4 +1,4 @@
-"""Runs side by side in one HTML file that needs nothing else: measures, figures, pictures, settings, notebooks."""
+"""A self-contained HTML report of runs: measures, figures, pictures, settings, notebooks."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from ..plots.concepts import by_method
 from ..runs.files import read_json, read_record, write_text, writing
 from . import class_report
 from .grids import verify_checksum
-from .page import STYLE, bullets, drawn, inline, table
+from .page import STYLE, bullets, inline, section, table
 
-# key in results.json -> its name, what it is
+# key in results.json -> (name, meaning)
 MEASURES = {
     "a_mmd": ("A_mmd", "mean over concepts of the MMD² between real pictures and the final model's; lower is better"),
     "f_mmd": (
@@ -40,34 +40,34 @@ MEASURES = {
 FIGURES = (
     (
         plots.weight_change,
-        "How far the K and V weights have gone from the base, and how far each task still moves them.",
+        "Distance of the K and V weights from the base (left), and the size of each task's update (right).",
     ),
     (
         plots.plasticity,
-        "How well a concept is known just after it was learned (thin), and the mean of the last five (thick).",
+        "MMD² of every concept just after it was learned (thin), and the mean of five concepts (thick).",
     ),
     (
         plots.forgetting,
-        "Every concept just after it was learned and at the end: a dot above the line is a concept forgotten.",
+        "MMD² of every concept when just learned and at the end: concepts above the line were forgotten.",
     ),
     (
         plots.accuracy,
-        "Share of pictures recognised at the end, by position: low on the left is forgetting, on the right saturation.",
+        "Accuracy at the end, by position in the sequence: low on the left is forgetting, on the right saturation.",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as it was found: its run.json, and its results.json if it has one."""
+    """The contents of a run folder: run.json, and results.json if there is one."""
 
     folder: Path
     about: dict
-    results: dict  # empty where it has none
+    results: dict  # empty without results.json
 
     @property
     def classes(self) -> bool:
-        """Whether it learned classes, and not concepts."""
+        """Whether this is a classification run."""
         return self.about.get("half") == "classification"
 
     @property
@@ -76,9 +76,9 @@ class Run:
 
 
 def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
-    """Write the report of run folders, or of folders that hold such, to `out` and print its path.
+    """Write a report of run folders, or of all runs in given folders, to `out` and print its path.
 
-    Raises UserError where a folder holds no run and no executed notebook, or a file in it is damaged.
+    Raises UserError if a folder contains no run and no executed notebook, or a damaged file.
     """
     out = Path(out)
     folders = [Path(r) for r in runs]
@@ -86,13 +86,13 @@ def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
     refuse_mixed(found)
     notebooks = unique(n for folder in folders for n in find_notebooks(folder))
     if not found and not notebooks:
-        raise UserError(f"no run.json under {', '.join(map(str, folders))}: name a run folder, or one that holds some")
-    here = out.resolve().parent
+        raise UserError(f"no run.json under {', '.join(map(str, folders))}: name a run folder, or a folder of runs")
+    home = out.resolve().parent
     concepts, classes = ([run for run in found if run.classes is kind] for kind in (False, True))
-    sections = [overview(concepts, here), *(figures(group) for group in alike(concepts))]
-    sections += [class_report.overview([(place(run, here), run.about, run.results) for run in classes])]
-    sections += [class_report.figures(group[0].about, [run.results for run in group]) for group in alike(classes)]
-    sections += [unfinished(found, here), notebook_list(notebooks, here), *(details(run, here) for run in found)]
+    sections = [overview(concepts, home), *(figures(group) for group in comparable(concepts))]
+    sections += [class_report.overview([(place(run, home), run.about, run.results) for run in classes])]
+    sections += [class_report.figures(group[0].about, [run.results for run in group]) for group in comparable(classes)]
+    sections += [unfinished(found, home), notebook_list(notebooks, home), *(details(run, home) for run in found)]
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>stamina-lite report</title><style>{STYLE}</style></head>
 <body><h1>Runs side by side</h1>
@@ -100,16 +100,16 @@ def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
 </body></html>
 """
     with writing(out, "make room, or give --out a file name in a folder of yours"):
-        here.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         write_text(out, page)
     print(out)
     return out
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folder itself if it is a run, otherwise the runs below it."""
+    """The folder itself if it is a run, otherwise all runs in it."""
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}: name a run folder, or one that holds some")
+        raise UserError(f"no folder {folder}: name a run folder, or a folder of runs")
     return [folder] if (folder / "run.json").exists() else sorted(f.parent for f in folder.rglob("run.json"))
 
 
@@ -118,7 +118,7 @@ def find_notebooks(folder: Path) -> list[Path]:
 
 
 def unique(paths: Iterable[Path]) -> list[Path]:
-    """Each folder or file once, however it was named."""
+    """Every folder or file once, also if it is named by several paths."""
     return list({path.resolve(): path for path in paths}.values())
 
 
@@ -133,18 +133,18 @@ def read_run(folder: Path) -> Run:
 
 
 def refuse_mixed(runs: list[Run]) -> None:
-    """Raise UserError for runs of a grid under different protocols, or one row with two settings."""
+    """Raise UserError for grid runs of different protocols, or of one row with different settings."""
     seen: dict[str, tuple] = {}
     for run in runs:
-        seal = verify_checksum(run.folder)
-        for part, value in (("protocol", seal["protocol"]), (seal["row"], seal["settings"])) if seal else ():
+        record = verify_checksum(run.folder)
+        for part, value in (("protocol", record["protocol"]), (record["row"], record["settings"])) if record else ():
             other, first = seen.setdefault(part, (value, run.folder))
             if other != value:
-                raise UserError(f"{first} and {run.folder} were run under different protocols: report them apart")
+                raise UserError(f"{first} and {run.folder} have different protocols: report them separately")
 
 
-def alike(runs: list[Run]) -> list[list[Run]]:
-    """Runs with results, grouped by what they learned and from which base: only these belong in one figure."""
+def comparable(runs: list[Run]) -> list[list[Run]]:
+    """Runs with results, grouped by data, base and number of tasks: only these are comparable in one figure."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         if run.results:
@@ -154,8 +154,8 @@ def alike(runs: list[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def overview(runs: list[Run], here: Path) -> str:
-    """The table of measures, with what they mean."""
+def overview(runs: list[Run], home: Path) -> str:
+    """The table of measures and their meanings."""
     measured = [run for run in runs if run.results]
     if not measured:
         return ""
@@ -172,7 +172,7 @@ def overview(runs: list[Run], here: Path) -> str:
     ]
     rows = [
         [
-            place(run, here), run.results["method"], run.about.get("seed"),
+            place(run, home), run.results["method"], run.about.get("seed"),
             str(len(run.results["tasks"])) + ("" if run.finished else " so far"),
             *(number(run.results.get(key)) for key in MEASURES),
             *(f"{run.results['n_param'][k]:.3g} %" for k in ("train", "store")),
@@ -181,54 +181,52 @@ def overview(runs: list[Run], here: Path) -> str:
         for run in measured
     ]  # fmt: skip
     meanings = "".join(f"<li><b>{escape(name)}</b>: {escape(meaning)}.</li>" for name, meaning in MEASURES.values())
-    meanings += (
-        "<li><b>Trained</b>, <b>Added</b>: parameters trained for a concept, and kept after it, in % of the U-Net.</li>"
-    )
+    meanings += "<li><b>Trained</b>, <b>Added</b>: parameters trained for a concept and stored after it, in %.</li>"
     meanings += "<li><b>Time</b> of learning alone; <b>Memory</b>: the peak, of the GPU where there was one.</li>"
     return f"<h2>Measures</h2>{table(head, rows)}<ul>{meanings}</ul>"
 
 
 def figures(runs: list[Run]) -> str:
-    """The curves of runs that learned the same concepts."""
+    """Figures of runs with the same concepts."""
     results = [run.results for run in runs]
     title = f"{runs[0].about.get('set') or 'Own pictures'}: {', '.join(by_method(results))}"
-    return drawn(title, FIGURES, results)
+    return section(title, FIGURES, results)
 
 
-def unfinished(runs: list[Run], here: Path) -> str:
-    """Runs that have measured nothing."""
-    names = [place(run, here) for run in runs if not run.results]
+def unfinished(runs: list[Run], home: Path) -> str:
+    """A list of the runs without results."""
+    names = [place(run, home) for run in runs if not run.results]
     text = "No results.json: the run was interrupted before its first measure, or only learned (stamina-lite learn)."
     return f"<h2>Unfinished</h2><p>{text}</p>{bullets(map(escape, names))}" if names else ""
 
 
-def notebook_list(notebooks: list[Path], here: Path) -> str:
-    """Links to executed notebooks, with how papermill left them."""
+def notebook_list(notebooks: list[Path], home: Path) -> str:
+    """Links to executed notebooks, with their duration or state."""
     links = []
     for file in notebooks:
         try:
             run = read_json(file)["metadata"].get("papermill", {})
         except (KeyError, TypeError):
-            raise UserError(f"{file} is no notebook: execute it again, or remove it") from None
-        path = Path(os.path.relpath(file.resolve(), here)).as_posix()
+            raise UserError(f"{file} is not a notebook: execute it again, or remove it") from None
+        path = Path(os.path.relpath(file.resolve(), home)).as_posix()
         ended = f"{run['duration']:.0f} s" if run.get("duration") else "not executed to its end"
         state = "failed" if run.get("exception") else ended
         links.append(f'<a href="{quote(path)}">{escape(path)}</a> <small>{escape(state)}</small>')
     return f"<h2>Notebooks</h2>{bullets(links)}" if links else ""
 
 
-def details(run: Run, here: Path) -> str:
+def details(run: Run, home: Path) -> str:
     """A run's pictures, masks, settings and versions."""
-    parts = [f"<h2>{escape(place(run, here))}</h2>"]
+    parts = [f"<h2>{escape(place(run, home))}</h2>"]
     if run.finished:
         tasks = run.results["tasks"]
         names = unique_names([tasks[0], tasks[len(tasks) // 2], tasks[-1]])
         parts.append(inline(plots.run_sheet(run.folder, names), "Pictures drawn just after learning, and at the end."))
         masks = plots.load_masks(run.folder)
         if masks:
-            parts.append(inline(plots.mask_panel(masks), "What the folded masks leave open, and how far they overlap."))
+            parts.append(inline(plots.mask_panel(masks), "Density of the folded masks, and the overlap between tasks."))
     if run.classes and run.results:
-        caption = "Accuracy on every task's classes after every task: down a column a task is forgotten."
+        caption = "Accuracy on every task (columns) after every task (rows): forgetting is a column that decreases."
         parts.append(inline(plots.accuracy_matrix(run.results), caption))
     rows = [
         [key, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value]
@@ -249,9 +247,9 @@ def unique_names(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def place(run: Run, here: Path) -> str:
-    """Where a run lies, seen from the report."""
-    return Path(os.path.relpath(run.folder.resolve(), here)).as_posix()
+def place(run: Run, home: Path) -> str:
+    """Path of a run relative to the report."""
+    return Path(os.path.relpath(run.folder.resolve(), home)).as_posix()
 
 
 def number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Stored runs of a grid, as one tidy table with a line for every concept of every run.
+"""Stored runs of a grid as one tidy table, with a line for every concept of every run.
 
 The unit is a concept: its value is the mean over the runs (seeds and orders) of a row, and intervals are 95 %
 percentile bootstraps over concepts. Rows are compared concept by concept, between runs of the same order and seed.
@@ -14,8 +14,8 @@ from ..measures.intervals import Number, number
 from ..runs.files import read_json
 from .grids import CHECKSUM_FILE, GridRun, load_grid, verify_checksum
 
-ENDS = 5  # "first" and "last" are this share of the tasks: the first and the last fifth
-TOKEN = "ti++"  # the token alone, which the gain of a method is measured against
+ENDS = 5  # "first" and "last" mean the first and the last 1/ENDS of the tasks
+TOKEN = "ti++"  # the token alone, the reference of a method's gain
 MEASURES = {  # column -> key in results.json, a list with an entry for every concept
     "plasticity": "plasticity",
     "a_mmd": "a_mmd_each",
@@ -28,7 +28,7 @@ MEASURES = {  # column -> key in results.json, a list with an entry for every co
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run of a grid with its results, or with the reason why it failed."""
+    """A run of a grid with its results, or with its error message if it failed."""
 
     run: GridRun
     results: dict = field(default_factory=dict)
@@ -48,9 +48,9 @@ def read_runs(folder: Path, grid: Path) -> list[StoredRun]:
         record = verify_checksum(home) or {}
         run = runs.get(home.name)
         if run is None:
-            raise UserError(f"{home} is no run of {grid.name}: take it away, or add it there")
+            raise UserError(f"{home} is no run of {grid.name}: remove it, or add it to the grid")
         if {key: record.get(key) for key in run.checksum} != run.checksum:
-            raise UserError(f"{home} was run under another protocol than {grid.name}: run it again")
+            raise UserError(f"{home} has another protocol than {grid.name}: run it again")
         if "failed" in record:
             found[home.name] = StoredRun(run, failed=record["failed"])
         else:
@@ -96,7 +96,7 @@ def mean_by_concept(frame: pd.DataFrame, column: str) -> dict[str, float]:
 
 
 def paired(frame: pd.DataFrame, row: str, other: str, measure: str) -> pd.DataFrame:
-    """The lines of a row that another row has for the same order, seed and task; column gap: row less other."""
+    """The lines of a row with a partner in another row (equal order, seed and task); column gap: row minus other."""
     keys = ["variant", "seed", "task"]
     others = frame[frame["row"] == other]
     pairs = frame[frame["row"] == row].merge(others[[*keys, measure]], on=keys, suffixes=("", "_other"))
@@ -104,7 +104,7 @@ def paired(frame: pd.DataFrame, row: str, other: str, measure: str) -> pd.DataFr
 
 
 def difference(frame: pd.DataFrame, row: str, other: str, measure: str, part: str = "all") -> Number | None:
-    """row less other, concept by concept between runs of equal order and seed; None where there are no such runs.
+    """row minus other per concept, between runs of equal order and seed; None without such runs.
 
     part: "all" tasks, or the "first" or "last" fifth.
     """
@@ -116,19 +116,19 @@ def difference(frame: pd.DataFrame, row: str, other: str, measure: str, part: st
 
 
 def gain(frame: pd.DataFrame, row: str, part: str = "all") -> Number | None:
-    """What weights add to the token alone just after learning: MMD² of TI++ less that of the row; higher is better."""
+    """Gain of training weights over the token alone, just after learning: MMD² of TI++ minus MMD² of the row."""
     loss = difference(frame, row, TOKEN, "plasticity", part)
     return loss and Number(-loss.mean, -loss.high, -loss.low)
 
 
 def gains_by_task(frame: pd.DataFrame, row: str) -> list[list[float]]:
-    """For every task the gains of those runs of a row that have a run of the token alone to compare with."""
+    """The gains of a row's runs at every task, for runs that have a partner run of the token alone."""
     pairs = paired(frame, row, TOKEN, "plasticity").dropna(subset="gap")
     return [(-gaps).tolist() for _, gaps in pairs.groupby("task")["gap"]]
 
 
 def rows_of(found: list[StoredRun]) -> list[str]:
-    """Rows that have at least one run, failed or not, in the protocol's order."""
+    """Rows with at least one run, failed or not, in the protocol's order."""
     protocol = found[0].run.protocol if found else {"rows": {}}
-    there = {f.run.row for f in found}
-    return [row for row in protocol["rows"] if row in there]
+    present = {f.run.row for f in found}
+    return [row for row in protocol["rows"] if row in present]

@@ -1,12 +1,12 @@
-"""Steps that a task needs, from what studies/learning_speed.py has stored."""
+"""Training steps that a task needs, from results/learning_speed.json."""
 
 from ..measures.intervals import Number, number
 
 
 def steps_to(share: float, looks: list[int], values: list[float]) -> float:
-    """The step at which `share` of the whole fall of `values`, seen at the steps `looks`, is done for the first time.
+    """The first step at which `share` of the total decrease of `values` is reached.
 
-    Between two looks on a straight line; the last look where it never is.
+    looks: the steps at which the values were measured; between them values are interpolated linearly.
     """
     goal = values[0] + share * (values[-1] - values[0])
     for k in range(1, len(values)):
@@ -17,7 +17,7 @@ def steps_to(share: float, looks: list[int], values: list[float]) -> float:
 
 
 def steps_needed(report: dict, row: str, late: bool) -> dict[str, float]:
-    """Steps to 90 % of the final likeness, by seed and task, where any was gained; late: tasks of the second half."""
+    """Steps to 90 % of the decrease of MMD² by "seed/task", of tasks that decreased it; late: of the second half."""
     runs = [(row_, seed, run) for row_, seeds in report["rows"].items() for seed, run in seeds.items()]
     half = max((int(task) for _, _, run in runs for task in run), default=0) / 2
     return {
@@ -29,6 +29,6 @@ def steps_needed(report: dict, row: str, late: bool) -> dict[str, float]:
 
 
 def fewer_steps(report: dict, row: str, other: str, late: bool) -> Number | None:
-    """How many steps more a row needs than another, over the tasks in which both gained likeness."""
-    mine, theirs = steps_needed(report, row, late), steps_needed(report, other, late)
-    return number({name: mine[name] - theirs[name] for name in mine if name in theirs})
+    """Steps that a row needs minus those of another, over the tasks in which both decreased MMD²."""
+    a, b = steps_needed(report, row, late), steps_needed(report, other, late)
+    return number({name: a[name] - b[name] for name in a if name in b})

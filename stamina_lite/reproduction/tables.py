@@ -10,5 +10,5 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def shown(value: Number | None, digits: int = 2, scale: float = 1.0) -> str:
-    """A number as a cell of a table."""
+    """A number as text for a table; a dash for None."""
     return value.text(digits, scale) if value else "–"

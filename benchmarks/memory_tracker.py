@@ -1,4 +1,4 @@
-"""How much memory tensors hold, counted as they come and go; on any device, "meta" among them."""
+"""Counts the memory of all live tensors on any device, including "meta"."""
 
 import weakref
 
@@ -8,12 +8,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Held(TorchDispatchMode):
-    """Bytes of all tensors that were made inside and are still alive, and the most there ever were."""
+class MemoryTracker(TorchDispatchMode):
+    """Current and peak bytes of all tensors that were created in this context and are still alive."""
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = 0
+        self.current = self.peak = 0
         self.known: dict[int, weakref.ref] = {}
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
@@ -24,16 +24,16 @@ class Held(TorchDispatchMode):
         return out
 
     def add(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage from now to its end; views of one are counted once."""
+        """Count a storage until it is freed. Views share a storage, which counts once."""
         key, size = id(storage), storage.nbytes()
         if key in self.known and self.known[key]() is storage:
             return
 
-        def gone(reference):
-            self.now -= size
+        def release(reference):
+            self.current -= size
             if self.known.get(key) is reference:
                 del self.known[key]
 
-        self.known[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        self.known[key] = weakref.ref(storage, release)
+        self.current += size
+        self.peak = max(self.peak, self.current)
