@@ -55,11 +55,12 @@ def alternated(first: list, second: list) -> list:
 
 
 def views() -> dict[str, list[str]]:
-    """Every set's concept names in its default order; people25, falls25 and mini10 are parts of mini50."""
+    """Every set's concept names in its default order; people25, falls25, mini25 and mini10 are parts of mini50."""
     names = {name: [identity.name for identity in members] for name, members in sets().items()}
     persons, falls = ([n for n in names["mini50"] if n.startswith(kind)] for kind in ("person", "falls"))
     few = alternated(persons[::5], falls[::5])  # every style of person and every kind of waterfall
-    return {"people25": persons, "falls25": falls, "mini10": few} | names
+    half = alternated(persons[::2], falls[::2])[:25]  # thirteen people, twelve waterfalls
+    return {"people25": persons, "falls25": falls, "mini25": half, "mini10": few} | names
 
 
 def draw(identity: Identity, seed: int) -> tuple[np.ndarray, dict, str]:

@@ -85,7 +85,7 @@ def parser() -> Parser:
     p.add_argument(
         "set",
         metavar="SET",
-        help="mini50, people25, falls25, mini10, tune5, tune20, celeba-landmarks50, or a folder of concepts; "
+        help="mini50, people25, falls25, mini25, mini10, tune5, tune20, celeba-landmarks50, or a folder of concepts; "
         "renditions, tuning, imagenet-r",
     )
     p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N concepts, or classes")

@@ -1,9 +1,9 @@
-"""Hyper-parameters are chosen on tune5, whose five concepts serve for nothing else: six trials a method, for all alike.
+"""Choose hyper-parameters on the tuning sets, whose concepts are used for nothing else: six trials for every method.
 
     python studies/tune.py c-lora stamina --out results/tuning
 
 Four trials over what is the method's own (its λ, its density, or its rates where it has nothing else), then two at half
-and at twice a rate, the rest as in the best of the four. A trial is one `bench tune5` run, resumable; the lowest A_mmd
+and at twice a rate, the rest as in the best of the four. A trial is one `bench tune20` run, resumable; the lowest A_mmd
 is chosen. Every trial is stored, not only the best.
 """
 
@@ -30,6 +30,7 @@ OWN = {  # four combinations each
     "custom-diffusion": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
     "custom-diffusion-merge": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
     "custom-diffusion-ewc": {"lambda_forget": (1e2, 1e4, 1e6, 1e8)},
+    "lora-ewc": {"lambda_forget": (1e2, 1e4, 1e6, 1e8)},
     "offline": {"lr": (3e-4, 1e-3, 3e-3, 1e-2)},
     "lora-scaled": {"merge_exponent": (0.25, 0.5, 1.0, 2.0)},
     "lora-orthogonal": {"lr": (5e-3, 1e-2), "lr_token": (2e-2, 4e-2)},
@@ -49,8 +50,8 @@ MEASURES = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned
 def trial(name: str, options: dict, args) -> dict:
     """Run one trial, or find it done; its row."""
     run = args.runs / "-".join([name, *(f"{k}={v:g}" for k, v in options.items())])
-    command = [sys.executable, "-m", "stamina_lite.cli", "bench", "tune5", "--method", METHOD.get(name, name)]
-    settings = {**start(name), **options}
+    command = [sys.executable, "-m", "stamina_lite.cli", "bench", args.set, "--method", METHOD.get(name, name)]
+    settings = {"steps": args.steps, **start(name), **options}
     command += [word for k, v in settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
     command += ["--seed", str(args.seed), "--pictures", str(args.pictures), "--out", str(run)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -89,8 +90,10 @@ def tuning_table(trials: dict[str, dict], measure: str = "a_mmd", digits: int = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("methods", nargs="+", choices=[*OWN])
+    parser.add_argument("--set", default="tune20", choices=("tune5", "tune20"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--runs", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--out", type=Path, default=Path("results/tuning"))
     args = parser.parse_args()

@@ -229,9 +229,7 @@ def test_bad_folders(tmp_path):
             concepts(source, **options)
         assert "\n" not in str(caught.value)
 
-    refused(
-        "no set or folder is called .*nowhere: choose mini50, people25, falls25, mini10, tune5, tune20 or", "nowhere"
-    )
+    refused("called .*nowhere: choose mini50, people25, falls25, mini25, mini10, tune5, tune20 or", "nowhere")
     refused("no set or folder", tmp_path / "nowhere")
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -21,7 +21,7 @@ def manifest():
 
 
 def test_the_embedded_sets():
-    sizes = {"mini50": 50, "people25": 25, "falls25": 25, "mini10": 10, "tune5": 5, "tune20": 20}
+    sizes = {"mini50": 50, "people25": 25, "falls25": 25, "mini25": 25, "mini10": 10, "tune5": 5, "tune20": 20}
     assert tuple(sizes) == SETS
     whole = concepts("mini50")
     for name, size in sizes.items():
@@ -46,6 +46,7 @@ def test_orders():
     assert names("mini50", "waterfalls-first") == falls + people
     assert names("people25") == people and names("falls25") == falls
     assert [name.split("-")[0] for name in names("mini10")] == ["person", "falls"] * 5
+    assert names("mini25") == [name for pair in zip(people[::2], falls[::2], strict=True) for name in pair][:25]
     assert names("mini50", "waterfalls-first", 3) == falls[:3]
     with pytest.raises(UserError, match="unknown order 'random': choose alternate, people-first, waterfalls-first"):
         concepts("mini50", "random")

@@ -98,6 +98,7 @@ TABLE = [  # name, change, mask, token, λ_forget, λ_sparse, prior pictures
     ("lora-pruned", "LowRank", None, Vector, False, False, False),
     ("lora-orthogonal", "LowRank", None, Vector, False, False, False),
     ("lora-alone", "LowRank", None, Vector, False, False, False),
+    ("lora-ewc", "LowRank", None, Vector, True, False, False),
     ("custom-diffusion", "Full", None, Vector, False, False, True),
     ("custom-diffusion-merge", "Full", None, Vector, False, False, True),
     ("custom-diffusion-ewc", "Full", None, Vector, True, False, True),
@@ -118,7 +119,9 @@ def test_each_method_differs_as_its_name_says(name, change, mask, token, forget,
     weights = (settings.lambda_forget, settings.lambda_sparse, settings.lambda_prior)
     assert tuple(weight > 0 for weight in weights) == (forget, sparse, prior)
     if change in ("LowRank", "MaskedLowRank"):
-        penalty = make_method(name, lambda_sparse=0.0).penalty(second_task(method))
+        layer = second_task(method)
+        layer.memory["fisher"] = torch.ones_like(layer.past)
+        penalty = make_method(name, lambda_sparse=0.0).penalty(layer)
         assert (penalty is not None and penalty.item() > 0) == forget
 
 
@@ -188,6 +191,18 @@ def test_ewc_penalises_by_the_fisher_information_of_past_tasks():
         layer.adapter.D.copy_(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]))
     layer.memory["fisher"] = torch.tensor([[5.0, 1.0, 9.0], [9.0, 9.0, 2.0]])
     assert method.penalty(layer).item() == pytest.approx(3.0 * (5 * 1 + 1 * 4 + 2 * 9))
+
+
+def test_ewc_on_lora_penalises_the_low_rank_update():
+    method = make_method("lora-ewc", lambda_forget=6.0, rank=1)
+    layer = AdaptedWeight("layer", nn.Linear(3, 2, bias=False))
+    layer.attach(method.adapter(layer, generator()))
+    assert method.penalty(layer) is None, "nothing to keep in the first task"
+    with torch.no_grad():
+        layer.adapter.A.copy_(torch.tensor([[2.0], [0.0]]))
+        layer.adapter.B.copy_(torch.tensor([[1.0, 0.0, 3.0]]))
+    layer.memory["fisher"] = torch.tensor([[5.0, 7.0, 1.0], [9.0, 9.0, 9.0]])
+    assert method.penalty(layer).item() == pytest.approx(3.0 * (5 * 4 + 1 * 36))
 
 
 @pytest.mark.parametrize("mask", ["mlp", "factors", "free"])

@@ -58,7 +58,8 @@ def test_a_killed_run_ends_bit_identical_to_one_left_alone(tiny_folder, photos, 
     assert [(s["task"], s["step"]) for s in steps] == [(t, s) for t in (1, 2, 3) for s in range(25)]
 
 
-REMEMBERING = ["custom-diffusion-ewc", "custom-diffusion-merge", "replay", "dreambooth", "lora-alone", "lora-scaled"]
+REMEMBERING = ["custom-diffusion-ewc", "lora-ewc", "custom-diffusion-merge", "replay", "dreambooth"]
+REMEMBERING += ["lora-alone", "lora-scaled"]
 
 
 @pytest.mark.parametrize("name", [*REMEMBERING, "offline"])
@@ -82,7 +83,11 @@ def test_a_run_taken_up_again_ends_as_one_left_alone(tiny_folder, photos, tmp_pa
     alone, again = (weights(tmp_path / run / "tasks" / "003") for run in ("alone", "again"))
     assert set(alone) == set(again) and all(torch.equal(alone[k], again[k]) for k in alone)
     kept = {k.split(".")[1] for k in alone if k.startswith("memory.")}
-    assert kept == {"custom-diffusion-ewc": {"fisher"}, "custom-diffusion-merge": {"keys", "values"}}.get(name, set())
+    assert kept == {
+        "custom-diffusion-ewc": {"fisher"},
+        "lora-ewc": {"fisher"},
+        "custom-diffusion-merge": {"keys", "values"},
+    }.get(name, set())
 
 
 def test_a_model_a_concept_is_recalled_by_its_name(tiny, tiny_folder, photos, tmp_path):

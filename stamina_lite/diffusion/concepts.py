@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..images import read_image
 
 ASSETS = Path(__file__).parents[1] / "assets" / "concepts"
-SETS = ("mini50", "people25", "falls25", "mini10", "tune5", "tune20")
+SETS = ("mini50", "people25", "falls25", "mini25", "mini10", "tune5", "tune20")
 REAL = "celeba-landmarks50"
 REAL_FOLDERS = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # folder of REAL -> script
 ORDERS = ("alternate", "people-first", "waterfalls-first")

@@ -77,6 +77,14 @@ class CustomDiffusionEWC(CustomDiffusion):
             layer.memory["fisher"] = fisher + layer.memory.get("fisher", 0)
 
 
+class LoRAEWC(CustomDiffusionEWC):
+    """LoRA with EWC's penalty on its update, λ/2 Σ F (A_t B_t)²: Fisher information in place of L_forget's past²."""
+
+    name = "lora-ewc"
+    defaults = {"lambda_forget": 1e4}
+    adapter = Method.adapter
+
+
 class CustomDiffusionMerge(CustomDiffusion):
     """Custom Diffusion from the base for every concept; all models are merged in closed form (their eqs. 4, 5)."""
 

@@ -1,0 +1,172 @@
+"""Frontiers of methods: likeness of late concepts against forgetting, while one strength is varied.
+
+A row named METHOD@VALUE is a point of METHOD's frontier, any other row is a single point. Both measures are MMD² and
+lower is better: forgetting is F_mmd, likeness the MMD² to the real pictures when just learned, over the last third of
+the tasks. Intervals are 95 % bootstraps over concepts, with the same resamples for all rows.
+"""
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+
+from ..measures.intervals import Number, number
+from ..plots.style import colour
+from .claims import ALONE, C_LORA, STAMINA, fall_of_gain, shrinking, verdict
+from .results import StoredRun, by_concept, rows_of, tidy
+from .tables import shown, table
+
+LATE = 3  # the last 1/LATE of the tasks are late
+RESAMPLES = 2000
+LEVELS = 20  # of forgetting, at which two frontiers are compared
+CHI2 = 5.991  # 95 % of two degrees of freedom
+
+
+@dataclass(frozen=True)
+class Points:
+    """Forgetting and likeness of rows in every resample: row -> (1 + RESAMPLES,), the first with every concept once."""
+
+    forgetting: dict[str, np.ndarray]
+    likeness: dict[str, np.ndarray]
+
+    def curve(self, method: str) -> list[str]:
+        """The rows of a method's frontier, by rising strength."""
+        rows = [row for row in self.forgetting if row.partition("@")[0] == method and "@" in row]
+        return sorted(rows, key=lambda row: float(row.partition("@")[2]))
+
+    def methods(self) -> list[str]:
+        """Methods with a frontier, in the protocol's order."""
+        return list(dict.fromkeys(row.partition("@")[0] for row in self.forgetting if "@" in row))
+
+
+def points(found: list[StoredRun]) -> Points:
+    """Both measures of every row that has them, means over its runs."""
+    frame = tidy(found)
+    late = frame[frame["task"] > frame["task"].max() * (LATE - 1) / LATE]
+    names = sorted(frame["concept"].unique())
+    picks = np.random.default_rng(0).multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
+    weights = np.vstack([np.ones(len(names)), picks])
+    forgetting, likeness = {}, {}
+    for row in rows_of(found):
+        lost, learned = by_concept(frame, row, "f_mmd"), by_concept(late, row, "plasticity")
+        if lost and learned:
+            forgetting[row], likeness[row] = (weighted_mean(values, names, weights) for values in (lost, learned))
+    return Points(forgetting, likeness)
+
+
+def weighted_mean(values: dict[str, float], names: list[str], weights: np.ndarray) -> np.ndarray:
+    """Mean over the concepts that have a value, in every resample. weights: (resamples, concepts)."""
+    has = np.array([name in values for name in names])
+    numbers = np.array([values.get(name, 0.0) for name in names])
+    with np.errstate(invalid="ignore"):  # a resample without any of the concepts
+        return (weights * has) @ numbers / (weights @ has)
+
+
+def likeness_at(p: Points, method: str, levels: np.ndarray) -> np.ndarray:
+    """Likeness of a frontier at levels of forgetting, interpolated linearly: (1 + RESAMPLES, levels)."""
+    rows = p.curve(method)
+    x, y = (np.stack([measure[row] for row in rows], 1) for measure in (p.forgetting, p.likeness))
+    order = x.argsort(1)
+    x, y = (np.take_along_axis(values, order, 1) for values in (x, y))
+    return np.stack([np.interp(levels, *line) for line in zip(x, y, strict=True)])
+
+
+def gap(p: Points, method: str, other: str) -> Number | None:
+    """Likeness of a frontier minus another's at equal forgetting, mean over the range that both cover.
+
+    Negative: the first learns late concepts better. None if the frontiers have no common range.
+    """
+    ranges = [[p.forgetting[row][0] for row in p.curve(name)] for name in (method, other)]
+    if min(map(len, ranges)) < 2:
+        return None
+    low, high = max(map(min, ranges)), min(map(max, ranges))
+    if low >= high:
+        return None
+    levels = np.linspace(low, high, LEVELS)
+    return interval((likeness_at(p, method, levels) - likeness_at(p, other, levels)).mean(1))
+
+
+def interval(values: np.ndarray) -> Number:
+    """The first value, with the 95 % interval of the others."""
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    return Number(float(values[0]), float(low), float(high))
+
+
+def frontier_table(found: list[StoredRun]) -> str:
+    """Every row: likeness of late concepts, forgetting, final measures, and signs of saturation."""
+    p, frame, lines = points(found), tidy(found), []
+    for row in p.forgetting:
+        saturation = fall_of_gain(frame, row, ALONE) if ALONE in p.forgetting and row != ALONE else None
+        lines.append([
+            row, shown(interval(p.likeness[row])), shown(interval(p.forgetting[row])),
+            shown(number(by_concept(frame, row, "a_mmd"))), shown(number(by_concept(frame, row, "accuracy")), 0, 100),
+            shown(shrinking(frame, row)), shown(saturation),
+        ])  # fmt: skip
+    head = ["row", "MMD² when learned, last third", "F_mmd", "A_mmd", "accuracy %", "‖ΔW_t‖, last / first"]
+    return table([*head, "fall of the gain"], lines)
+
+
+def gaps_table(found: list[StoredRun], pairs: list[tuple[str, str]] | None = None) -> str:
+    """Differences of two frontiers at equal forgetting; by default STAMINA and its ablations against C-LoRA."""
+    p = points(found)
+    pairs = pairs or [(method, C_LORA) for method in p.methods() if method != C_LORA]
+    pairs += [(STAMINA, method) for method in p.methods() if method.startswith(f"{STAMINA}-")]
+    lines = []
+    for method, other in pairs:
+        value = gap(p, method, other)
+        lines.append([f"{method} less {other}", shown(value), verdict(value, "below")])
+    return table(["frontiers", "MMD² when learned, last third, at equal forgetting", "the first is better"], lines)
+
+
+def norms(found: list[StoredRun]) -> pd.DataFrame:
+    """‖ΔW_t‖ by row (columns) and task (rows), means over runs."""
+    return tidy(found).pivot_table(index="task", columns="row", values="step_change", aggfunc="mean", sort=False)
+
+
+def plane(found: list[StoredRun]) -> Figure:
+    """Forgetting (across) and MMD² of late concepts when just learned (up), with 95 % regions; lower is better."""
+    p = points(found)
+    figure, axis = plt.subplots(figsize=(7.2, 5.2), layout="constrained")
+    for row in p.forgetting:
+        centre = p.forgetting[row][0], p.likeness[row][0]
+        shade = colour(row.partition("@")[0])
+        axis.add_patch(region(p.forgetting[row][1:], p.likeness[row][1:], centre, shade))
+        axis.plot(*centre, "o" if "@" in row else "D", color=shade, markersize=4)
+        text = row.partition("@")[2] or row
+        axis.annotate(text, centre, (4, 4), textcoords="offset points", fontsize=7, color=shade)
+    for method in p.methods():
+        rows = p.curve(method)
+        x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, p.likeness))
+        axis.plot(x, y, color=colour(method), label=method)
+    axis.set(xlabel="Forgetting: F_mmd (MMD²)", ylabel="MMD² to real pictures when just learned, last third of tasks")
+    axis.legend(frameon=False)
+    return figure
+
+
+def region(x: np.ndarray, y: np.ndarray, centre: tuple[float, float], shade: str) -> Ellipse:
+    """The 95 % ellipse of a bootstrap of two measures, by their covariance."""
+    keep = np.isfinite(x) & np.isfinite(y)
+    sizes, axes = np.linalg.eigh(np.cov(x[keep], y[keep]))
+    width, height = 2 * np.sqrt(CHI2 * sizes.clip(0))
+    angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
+    return Ellipse(centre, width, height, angle=angle, facecolor=shade, alpha=0.12, linewidth=0)
+
+
+def by_strength(found: list[StoredRun], measure: str) -> Figure:
+    """A final measure ("a_mmd" or "accuracy") against the strength of every frontier, with 95 % intervals."""
+    p, frame = points(found), tidy(found)
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for method in p.methods():
+        rows = p.curve(method)
+        values = [number(by_concept(frame, row, measure)) for row in rows]
+        strengths = [float(row.partition("@")[2]) for row in rows]
+        means = [v.mean if v else float("nan") for v in values]
+        axis.plot(strengths, means, color=colour(method), label=method, marker=".")
+        low, high = ([getattr(v, side) if v else float("nan") for v in values] for side in ("low", "high"))
+        axis.fill_between(strengths, low, high, color=colour(method), alpha=0.12, linewidth=0)
+    axis.set(xscale="log", xlabel="Strength: λ_forget, or the exponent of scaled merging", ylabel=measure)
+    axis.legend(frameon=False, fontsize=8)
+    return figure

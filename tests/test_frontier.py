@@ -1,0 +1,86 @@
+"""Frontiers of runs whose points are known."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from stamina_lite.reproduction import frontier
+from stamina_lite.reproduction.grids import GridRun
+from stamina_lite.reproduction.results import StoredRun
+
+TASKS = [f"c{k:02d}" for k in range(12)]
+PROTOCOL = {"rows": {}}
+
+
+def run(row, forgetting, late, seed=0, early=1.0):
+    """Forgets `forgetting` of every concept; MMD² when learned is `early`, and `late` of the last third."""
+    wiggle = [0.01 * (k % 3 - 1) for k in range(12)]
+    PROTOCOL["rows"][row] = {}
+    results = {
+        "tasks": TASKS,
+        "plasticity": [(late if k >= 8 else early) + wiggle[k] for k in range(12)],
+        "f_mmd_each": [forgetting + w for w in wiggle[:-1]],
+        "a_mmd_each": [forgetting + late] * 12,
+        "concept_accuracy_each": [0.5] * 12,
+        "concept_accuracy_when_learned_each": [0.5] * 12,
+        "step_change": [2.0] * 6 + [1.0] * 6,
+    }
+    return StoredRun(GridRun(row, "alternate", seed, PROTOCOL), results)
+
+
+@pytest.fixture
+def found():
+    """C-LoRA: late likeness 3 - forgetting. STAMINA lies .5 below it where both are."""
+    c_lora = [run(f"c-lora@{x:g}", f, 3 - f) for x, f in ((10, 0.2), (1, 1.0), (0.1, 2.0))]
+    stamina = [run(f"stamina@{x:g}", f, 2.5 - f) for x, f in ((10, 0.1), (1, 0.8), (0.1, 1.5))]
+    return [*c_lora, *stamina, run("lora-alone", 0.0, 0.9, early=1.0)]
+
+
+def test_points_are_forgetting_and_the_likeness_of_the_last_third(found):
+    p = frontier.points(found)
+    assert p.forgetting["c-lora@1"][0] == pytest.approx(1.0, abs=0.01)
+    assert p.likeness["c-lora@1"][0] == pytest.approx(2.0, abs=0.01)
+    assert p.curve("c-lora") == ["c-lora@0.1", "c-lora@1", "c-lora@10"] and p.methods() == ["c-lora", "stamina"]
+    assert p.forgetting["c-lora@1"].shape == (1 + frontier.RESAMPLES,)
+    assert 0 < np.nanstd(p.likeness["c-lora@1"]) < 0.02
+
+
+def test_two_frontiers_are_compared_at_equal_forgetting(found):
+    p = frontier.points(found)
+    gap = frontier.gap(p, "stamina", "c-lora")
+    assert gap.mean == pytest.approx(-0.5, abs=0.02) and gap.low < gap.mean < gap.high < -0.45
+    assert frontier.gap(p, "c-lora", "stamina").mean == pytest.approx(0.5, abs=0.02)
+    assert frontier.gap(p, "c-lora", "lora-alone") is None
+    apart = [run(f"lora-scaled@{x}", f, 1.0) for x, f in ((1, 5.0), (2, 6.0))]
+    assert frontier.gap(frontier.points([*found, *apart]), "lora-scaled", "c-lora") is None
+
+
+def test_means_are_over_the_seeds_of_a_row(found):
+    p = frontier.points([*found, run("c-lora@1", 2.0, 4.0, seed=1)])
+    assert p.forgetting["c-lora@1"][0] == pytest.approx(1.5, abs=0.01)
+    assert p.likeness["c-lora@1"][0] == pytest.approx(3.0, abs=0.01)
+
+
+def test_the_tables_have_the_numbers_and_verdicts(found):
+    rows = frontier.frontier_table(found).splitlines()
+    line = next(row for row in rows if row.startswith("| c-lora@10 "))
+    assert "2.80 [2.79, 2.81]" in line and "0.20 [0.19, 0.20]" in line.replace("0.21]", "0.20]")
+    assert "0.50" in line, "the last fifth of steps is half of the first"
+    (gaps,) = (row for row in frontier.gaps_table(found).splitlines() if row.startswith("| stamina less c-lora"))
+    assert "-0.50" in gaps and gaps.endswith("| supported |")
+
+
+def test_norms_of_updates_by_row_and_task(found):
+    norms = frontier.norms(found)
+    assert norms.loc[1, "c-lora@1"] == 2.0 and norms.loc[12, "c-lora@1"] == 1.0 and norms.shape == (12, 7)
+
+
+def test_figures_have_a_line_for_every_frontier(found):
+    figure = frontier.plane(found)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["c-lora", "stamina"] and len(figure.axes[0].patches) == 7
+    assert figure.axes[0].patches[0].width > 0
+    strengths = frontier.by_strength(found, "a_mmd").axes[0]
+    assert strengths.lines[0].get_xdata().tolist() == [0.1, 1.0, 10.0]
+    assert strengths.lines[0].get_ydata().tolist() == pytest.approx([3.0, 3.0, 3.0])
+    plt.close("all")
