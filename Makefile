@@ -7,7 +7,7 @@ WORKERS ?= 2
 export TQDM_MININTERVAL = 1
 export HF_HUB_OFFLINE = 1
 
-.PHONY: run test lab lint
+.PHONY: run test lab lint resolve
 
 run: $(STAMP)
 	$(BIN)/stamina-lite reproduce quick --out runs/quick
@@ -20,6 +20,13 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Whether the promised versions of Python can be installed on every system (asks the package index).
+resolve: $(STAMP)
+	for python in 3.11 3.12 3.13; do for system in linux aarch64-apple-darwin windows; do \
+	  MACOSX_DEPLOYMENT_TARGET=14.0 $(BIN)/uv pip compile -q --python-version $$python --python-platform $$system \
+	    -c constraints.txt pyproject.toml -o /dev/null && echo "Python $$python, $$system: resolves" || exit 1; \
+	done; done
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

@@ -89,7 +89,7 @@ def make_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     pieces = [*letters, *(b + "</w>" for b in letters), *("".join(m) for m in merges)]
     vocabulary = {piece: k for k, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
     special = {
         "bos_token": "<|startoftext|>",
@@ -102,7 +102,7 @@ def make_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
             {"tokenizer_class": "CLIPTokenizer", "model_max_length": WORDS, "do_lower_case": True, **special}, indent=2
         )
     )
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     spelled = [word for word in words if len(tokenizer.tokenize(word)) != 1]
     if spelled:

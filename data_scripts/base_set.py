@@ -39,7 +39,7 @@ def draw_chunk(out: Path, count: int, size: int, chunk: int) -> None:
         captions.append(caption)
     images.flush()
     part = out / "captions" / f"{chunk:05}.part"
-    part.write_text(json.dumps(captions))
+    part.write_text(json.dumps(captions), encoding="utf-8")
     os.replace(part, part.with_suffix(".json"))
 
 
@@ -116,7 +116,7 @@ class BaseSet:
         return numbers(chunk, len(self.images))
 
     def captions(self, chunk: int) -> list[str]:
-        return json.loads((self.folder / "captions" / f"{chunk:05}.json").read_text())
+        return json.loads((self.folder / "captions" / f"{chunk:05}.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -123,9 +123,9 @@ def write(out: Path) -> None:
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_bytes(content)
     for folder, lines in rows.items():
-        (out / folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+        (out / folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     manifest = {"sets": views(), "drawn_with": versions(), "concepts": concepts}
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -134,7 +134,7 @@ def versions() -> dict[str, str]:
 
 def check(out: Path, limit: int | None) -> list[str]:
     """Draw again; what differs from the files and from the manifest, as paths."""
-    recorded = json.loads((out / "manifest.json").read_text())["concepts"]
+    recorded = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["concepts"]
     different = []
     for identity, purpose, path, content, _ in pictures(limit):
         digest = recorded[identity.name][purpose]["sha256"][int(Path(path).stem)]
@@ -155,7 +155,7 @@ def main() -> int:
         return 0
     different = check(args.out, args.check)
     print("\n".join(different) or "every picture drawn again is the one that lies there")
-    drawn_with = json.loads((args.out / "manifest.json").read_text())["drawn_with"]
+    drawn_with = json.loads((args.out / "manifest.json").read_text(encoding="utf-8"))["drawn_with"]
     if different and drawn_with != versions():
         print(f"drawn with {drawn_with}, here {versions()}")
     return int(bool(different))

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -102,8 +102,8 @@ def seconds_asked(error: urllib.error.HTTPError) -> float:
         until = parsedate_to_datetime(asked)
     except ValueError:
         return PAUSE
-    until = until if until.tzinfo else until.replace(tzinfo=timezone.utc)
-    return max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
 def transfer(url: str, part: Path, headers: dict, bar: bool) -> None:

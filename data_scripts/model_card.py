@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--hours", required=True)
     parser.add_argument("--whole", required=True, help="faces of faces.png that are whole")
     args = parser.parse_args()
-    log = json.loads((args.out / LOG).read_text())
+    log = json.loads((args.out / LOG).read_text(encoding="utf-8"))
     base = BaseSet(args.data)
     base.refresh()
     pipe = StableDiffusionPipeline.from_pretrained(args.out, safety_checker=None)
@@ -125,7 +125,7 @@ def main() -> None:
         hardware=args.hardware, hours=args.hours, decibel=decibel, whole=args.whole,
         prompts="\n".join(f"{k}. {p}" for k, p in enumerate(PROMPTS, 1)),
     )  # fmt: skip
-    (args.out / "README.md").write_text(card)
+    (args.out / "README.md").write_text(card, encoding="utf-8")
     print(f"{decibel:.2f} dB; wrote {args.out}/README.md")
 
 

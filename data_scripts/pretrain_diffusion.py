@@ -347,7 +347,7 @@ def write(pipe: StableDiffusionPipeline, tokenizer_folder: Path, log: dict, out:
     for file in tokenizer_folder.glob("*"):  # vocab.json and merges.txt, which older readers look for
         if not (out / "tokenizer" / file.name).exists():
             shutil.copy(file, out / "tokenizer")
-    (out / LOG).write_text(json.dumps(log))
+    (out / LOG).write_text(json.dumps(log), encoding="utf-8")
 
 
 def budget(steps: int | None, seconds: float | None, default: int) -> Budget:
@@ -392,7 +392,7 @@ def train(args: argparse.Namespace, budgets: dict[str, Budget], base: BaseSet) -
     text = make_text_encoder(tokenizer)
     log = {"vae": [], "unet": [], "decoder": []}
     if args.start:
-        log |= json.loads((args.start / LOG).read_text())
+        log |= json.loads((args.start / LOG).read_text(encoding="utf-8"))
         start = StableDiffusionPipeline.from_pretrained(args.start, safety_checker=None).to(torch.float32)
         channels = start.vae.config.latent_channels
         vae, unet = make_vae(channels).eval().to(args.device), make_unet(channels)

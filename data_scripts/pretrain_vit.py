@@ -40,7 +40,7 @@ def make_vit() -> torch.nn.Module:
 
 def read(folder: Path) -> tuple[TensorImages, int]:
     """The pre-training pictures of data_scripts/renditions.py, without the share-alike sets, and how many classes."""
-    about = json.loads((folder / "labels.json").read_text())
+    about = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     kept = [k for k, icon_set in enumerate(about["icon_sets"]) if not ICON_SETS[icon_set].share_alike]
     images = np.load(folder / "images.npy", mmap_mode="r")[kept]
     labels = torch.tensor(about["labels"])[kept]
@@ -117,9 +117,9 @@ def write(vit, log: list, out: Path) -> None:
     part.mkdir(parents=True)
     size = {"input_size": [3, SHAPE["img_size"], SHAPE["img_size"]], "num_classes": 0, "mean": MEAN, "std": STD}
     config = {"architecture": ARCHITECTURE, "model_args": SHAPE, "pretrained_cfg": {**size, "license": "apache-2.0"}}
-    (part / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (part / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     save_file({k: v.half().contiguous() for k, v in vit.state_dict().items()}, part / "model.safetensors")
-    (part / LOG).write_text(json.dumps(log) + "\n")
+    (part / LOG).write_text(json.dumps(log) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
 

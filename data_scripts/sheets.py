@@ -55,7 +55,7 @@ def class_sheet(found: ClassDataset, columns: int = 8, side: int = 32) -> Image.
 
 
 def main() -> None:
-    manifest = json.loads((CONCEPTS / "manifest.json").read_text())
+    manifest = json.loads((CONCEPTS / "manifest.json").read_text(encoding="utf-8"))
     SHEETS.mkdir(parents=True, exist_ok=True)
     for name in ("people25", "falls25", "tune5", "tune20"):
         concept_sheet(manifest["sets"][name], manifest["concepts"]).save(SHEETS / f"{name}.png", optimize=True)

@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 a user's mistake (one line on stderr), 130 interrupted, 14
 (a traceback).
 """
 
+import io
 import os
 import shlex
 import sys
@@ -22,7 +23,11 @@ OUT_OF_MEMORY = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # code pages that lack λ or ² must not end hours of work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
+    warnings.showwarning = show_warning
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds")  # Pillow's, of a panorama
     try:
         code = args.run(args) or 0
@@ -50,6 +55,11 @@ def main(argv: list[str] | None = None) -> int:
         summary = f"cannot read or write {error.filename} ({error.strerror})"
         print(f"stamina-lite: {summary}: see who may, and whether there is room", file=sys.stderr)
         return 2
+
+
+def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Print a warning as one line, as errors are."""
+    print("stamina-lite:", *str(message).split(), file=file or sys.stderr)
 
 
 def parser() -> Parser:
@@ -317,7 +327,7 @@ def open_learner(args, found, settings: dict, about: dict):
     quiet()
     device = distributed.start()
     if not distributed.first():  # one of several processes speaks
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     run = Path(args.out) / "run.json"
     before = read_record(run) if run.is_file() else None
     base = resolve(args.base or "mini", args.base_config, before)

@@ -29,7 +29,9 @@ from stamina_lite.runs.files import write_json
 
 def attribute_prompt(name: str) -> str:
     """The best the base's language can say about a concept: the caption of its identity, without view."""
-    return "a photo of " + json.loads((ASSETS / "manifest.json").read_text())["concepts"][name]["prompt"]
+    return (
+        "a photo of " + json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))["concepts"][name]["prompt"]
+    )
 
 
 def pictures(base: str, concept, method: str, n: int, seed: int, settings: dict, trained: tuple, guidance: float):
@@ -50,7 +52,7 @@ def interval(hits: torch.Tensor) -> list[float]:
 
 def begun(file: Path, about: dict) -> dict:
     """The report in a file, to go on with, or a new one. Raises SystemExit if the file's is about something else."""
-    report = json.loads(file.read_text()) if file.exists() else {**about, "methods": {}}
+    report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {**about, "methods": {}}
     other = [key for key, value in about.items() if report.get(key) != value]
     if other:
         raise SystemExit(f"{file} has another {', '.join(other)}: choose another --out, or delete it")

@@ -55,7 +55,7 @@ def trial(name: str, options: dict, args) -> dict:
     command += [word for k, v in settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
     command += ["--seed", str(args.seed), "--pictures", str(args.pictures), "--out", str(run)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    results, about = (json.loads((run / name).read_text()) for name in ("results.json", "run.json"))
+    results, about = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("results.json", "run.json"))
     row = {"options": options, **{m: round(results[m], 4) for m in MEASURES if results[m] is not None}}
     row["last step / first"] = round(results["step_change"][-1] / (results["step_change"][0] or 1), 3)
     row["mask_density"] = results["mask_density"][-1]

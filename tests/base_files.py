@@ -19,7 +19,7 @@ def change(file: Path, by) -> None:
 
 
 def told(file: Path, **values) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:

@@ -235,7 +235,7 @@ def test_bad_folders(tmp_path):
     photos.mkdir()
     refused("no images in .*photos: expected .png, .jpg or .webp", photos)
     save(photos / "person-01" / "1.png")
-    (photos / "person-03").mkdir()
+    (photos / "person-03" / "sub").mkdir(parents=True)
     refused("no images in .*photos/person-03: expected .png, .jpg or .webp", photos)
     save(photos / "person-03" / "1.png")
     assert len(concepts(photos)) == 2

@@ -42,7 +42,9 @@ def test_two_processes_go_on_with_a_run_as_one_would(tiny_folder, photos, tmp_pa
     assert {*one} == {*two} and len(compared) == 8 + 3
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in compared)
     assert max((one[name] - first[name]).abs().max().item() for name in compared if name in first) > 1e-2
-    logs = [[json.loads(line) for line in open(tmp_path / run / "log.jsonl")] for run in ("one", "two")]
+    logs = [
+        [json.loads(line) for line in open(tmp_path / run / "log.jsonl", encoding="utf-8")] for run in ("one", "two")
+    ]
     assert len(logs[0]) == len(logs[1]) == 3 * 4
     assert [row["loss"] for row in logs[1]] == pytest.approx([row["loss"] for row in logs[0]], abs=1e-5)
 

@@ -244,7 +244,7 @@ def read_split(folder: Path, split: str, size: int) -> ImageFiles:
     if not file.is_file():
         raise UserError(f"{file} is missing: python data_scripts/imagenet_r.py --out {folder}")
     try:
-        content = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         names = [Path(*Path(name).parts[-2:]) for name in content["data"]]
         targets = content["targets"]
         if not all(type(target) is int for target in targets):

@@ -44,7 +44,7 @@ def check_folder(folder: Path, weights: bool = True, name: str | None = None) ->
     if not index.is_file():
         raise UserError(f"{name} is no diffusers folder: model_index.json is missing")
     try:
-        components = json.loads(index.read_text())
+        components = json.loads(index.read_text(encoding="utf-8"))
         pipeline_class = components.get("_class_name")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise UserError(f"{index} is damaged (no JSON): restore the folder") from None

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..images import read_image
+from .image_folders import concept_folders, image_files, warn_of_nested
 
 ASSETS = Path(__file__).parents[1] / "assets" / "concepts"
 SETS = ("mini50", "people25", "falls25", "mini25", "mini10", "tune5", "tune20")
 REAL = "celeba-landmarks50"
 REAL_FOLDERS = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # folder of REAL -> script
 ORDERS = ("alternate", "people-first", "waterfalls-first")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg"}
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,10 @@ def from_folder(folder: Path) -> list[Concept]:
         raise UserError(f"{folder} is a file: give the folder that holds it")
     if not folder.is_dir():
         raise UserError(f"no set or folder is called {folder}: choose {', '.join(SETS)} or a folder of pictures")
-    folders = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    if folders and image_files(folder):
+    folders, pictures = concept_folders(folder), image_files(folder)
+    if folders and pictures:
         raise UserError(f"{folder} holds both pictures and folders: move the pictures into a folder of their own")
-    if not folders and not image_files(folder):
+    if not folders and not pictures:
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp, or one sub-folder a concept")
     root = folder.resolve()  # "." has a name too
     references = root.parent / f"{root.name}-references"
@@ -169,6 +168,7 @@ def user_concept(name: str, folder: Path, references: Path) -> Concept:
     images = image_files(folder)
     if not images:
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp")
+    warn_of_nested(folder)
     return Concept(name, images, (image_files(references) if references.is_dir() else ()) or images)
 
 
@@ -180,21 +180,6 @@ def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
         if key in seen:
             raise UserError(f"two concepts in {folder} are called {concept.name} ({seen[key]}): rename one folder")
         seen[key] = f"{concept.name}, spaces and capitals aside"
-
-
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, sorted. Hidden files and files that are no images are skipped.
-
-    Raises:
-        UserError: the folder has an image in an unsupported format, such as HEIC.
-    """
-    files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and f.is_file())
-    unsupported = [f for f in files if f.suffix.lower() in UNSUPPORTED_SUFFIXES]
-    if unsupported:
-        raise UserError(
-            f"{unsupported[0]} and its like ({len(unsupported)}) cannot be read: save them as JPEG, or remove them"
-        )
-    return tuple(f for f in files if f.suffix.lower() in SUFFIXES)
 
 
 def set_hash(concepts: Iterable[Concept]) -> str:

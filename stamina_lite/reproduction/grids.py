@@ -89,13 +89,13 @@ class GridRun:
         if threads:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         log = out / f"{self.name}.log"
-        with open(log, "w") as file:
+        with open(log, "w", encoding="utf-8") as file:
             done = subprocess.run([*command, "--out", str(folder)], env=environment, stdout=file, stderr=file)
         folder.mkdir(exist_ok=True)
         if done.returncode == 0:
             write_json(folder / CHECKSUM_FILE, {**self.checksum, "results": results_hash(folder)})
         else:
-            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
             write_json(folder / CHECKSUM_FILE, {**self.checksum, "failed": lines[-1]})
         return done.returncode == 0
 
@@ -161,7 +161,7 @@ def read_grid(content: dict, file: Path) -> list[GridRun]:
 
 def load_grid(file: Path) -> list[GridRun]:
     """The runs of a grid's file."""
-    return read_grid(yaml.safe_load(file.read_text()), file)
+    return read_grid(yaml.safe_load(file.read_text(encoding="utf-8")), file)
 
 
 def protocol_hash(shared: dict) -> str:

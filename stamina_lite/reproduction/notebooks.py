@@ -59,7 +59,7 @@ class Notebook:
         if not file.exists():
             return False
         try:
-            executed = json.loads(file.read_text())
+            executed = json.loads(file.read_text(encoding="utf-8"))
         except json.JSONDecodeError:  # killed while papermill was writing
             return False
         return executed["metadata"].get(MARK) == self.made_from
@@ -81,10 +81,10 @@ class Notebook:
         home = self.file.parent
         command = [sys.executable, "-m", "papermill", self.file.name, os.path.relpath(executed, home)]
         command += ["--kernel", "python3", "--log-output", "--parameters_yaml", yaml.safe_dump(self.parameters)]
-        with open(out / f"{self.name}.log", "w") as log:
+        with open(out / f"{self.name}.log", "w", encoding="utf-8") as log:
             code = subprocess.run(command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
         if code == 0:  # only a finished notebook is marked
-            notebook = json.loads(executed.read_text())
+            notebook = json.loads(executed.read_text(encoding="utf-8"))
             notebook["metadata"][MARK] = self.made_from
             write_json(executed, notebook)
         return code == 0
@@ -146,7 +146,7 @@ def read_preset(preset: str, notebooks: Path, out: Path) -> Sequence[Job]:
         known = sorted(f.stem for f in (notebooks / "params").glob("*.yaml"))
         raise UserError(f"unknown preset {preset}: choose one of {', '.join(known)}, or give a YAML file")
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return read_grid(content, file)
         jobs = [notebook_of(notebooks, out, **entry) for entry in content]

@@ -1,5 +1,7 @@
 """Devices: whether one is available, the precision of a run and its peak memory."""
 
+import sys
+
 import torch
 
 from ..errors import UserError, first_line
@@ -19,9 +21,12 @@ def check_device(device: str | None) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of the GPU, or of the process on a CPU."""
+    """Peak memory in bytes: of the GPU, or of the process on a CPU; 0 on Windows, which does not tell it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes on macOS, KiB on Linux

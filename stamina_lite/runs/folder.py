@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..core.settings import renamed
 from ..errors import UserError
@@ -31,6 +32,7 @@ class Run:
         about = self.folder / "run.json"
         with writing(self.folder):
             (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
+            self.lock = lock(self.folder)
             if not about.exists():
                 if any(self.folder.glob("tasks/*")):
                     raise UserError(f"{self.folder} holds tasks but no run.json: choose another --out")
@@ -55,10 +57,24 @@ class Run:
     def save(self, record: dict, tensors: dict, steps: list[dict]) -> None:
         """Store a finished task: its steps in the log, its tensors and its record in a folder of their own."""
         with writing(self.folder, "make room and give the same command, the run goes on with this task"):
-            with open(self.folder / "log.jsonl", "a") as log:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
                 for line in steps:
                     log.write(json.dumps({"task": record["task"], **line}) + "\n")
             save_task(self.folder / "tasks" / f"{record['task']:03d}", tensors, record)
+
+
+def lock(folder: Path) -> FileLock:
+    """Lock a run's folder for this process, until the lock is deleted; the system releases it if the process dies.
+
+    Raises:
+        UserError: another process has the folder.
+    """
+    run_lock = FileLock(folder / ".lock", is_singleton=True)  # one process may open a run several times
+    try:
+        run_lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder} is in use by another process: wait for it, or choose another --out") from None
+    return run_lock
 
 
 def refuse_another_base(run: Path, stored: dict, given: dict) -> None:
@@ -102,7 +118,7 @@ def drop_log_lines(file: Path, after: int) -> None:
     if not file.exists():
         return
     lines = []
-    for line in file.read_text(errors="replace").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["task"] <= after:
                 lines.append(line)

@@ -21,6 +21,6 @@ def versions(device: torch.device) -> dict:
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The name of the CPU, empty if the system does not say it. Python itself knows it on other systems than Linux."""
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (names or [platform.processor()])[0]
