@@ -12,6 +12,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}  
 STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "WMF"}  # formats that Pillow recognises, but needs other programs to decode
 NEED_CONVERSION = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg"}
 OF_THE_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+LISTS = {"sources.csv"}  # written by data_scripts
 NAMED = 3  # files that a message lists by name
 
 
@@ -29,7 +30,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     others: list[Path] = []
     broken: list[Path] = []
     for file in sorted(folder.iterdir()):
-        if file.name.startswith("."):
+        if file.name.startswith(".") or file.name in LISTS:
             continue
         if file.is_symlink() and not file.exists():
             broken.append(file)

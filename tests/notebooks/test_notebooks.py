@@ -18,7 +18,7 @@ from stamina_lite.diffusion.bases import EMBEDDED
 
 HOME = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
-GRIDS = [HOME / "params" / f"{name}.yaml" for name in ("claim10", "claim50", "classes")]
+GRIDS = [HOME / "params" / f"{name}.yaml" for name in ("claim10", "claim50", "classes", "frontier")]
 PRESETS = sorted(set((HOME / "params").glob("*.yaml")) - set(GRIDS))
 PARAMETER = re.compile(r"([A-Z][A-Z_]*) = (.+?)  # (str|int|float|bool|list): \S.*")
 COMMON = {"BASE", "SEED", "DEVICE", "OUT"}
