@@ -12,7 +12,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from .errors import UserError
+from .errors import LeftOut, UserError
 from .options import DEVICE, Parser, add_run_options, at_least, folder, given_settings, refuse_options, scale
 
 OUT_OF_MEMORY = (
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
-    warnings.showwarning = show_warning
+    warnings.formatwarning = one_line
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds")  # Pillow's, of a panorama
     try:
         code = args.run(args) or 0
@@ -57,9 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Print a warning as one line, as errors are."""
-    print("stamina-lite:", *str(message).split(), file=file or sys.stderr)
+def one_line(message, category, filename, lineno, line=None) -> str:
+    """Our own warnings as one line, as errors are; those of libraries with their place."""
+    return f"stamina-lite: {message}\n" if category is LeftOut else f"{filename}:{lineno}: {message}\n"
 
 
 def parser() -> Parser:

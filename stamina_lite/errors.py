@@ -1,8 +1,12 @@
-"""The one exception that is a user's mistake, in a module that loads nothing."""
+"""The exception and the warning that are for users, in a module that loads nothing."""
 
 
 class UserError(ValueError):
     """A mistake of the user's. Its one line says what is wrong and what to do."""
+
+
+class LeftOut(UserWarning):
+    """Files or folders that are not used, and why: one line."""
 
 
 def first_line(error: BaseException) -> str:

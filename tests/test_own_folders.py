@@ -1,13 +1,14 @@
 """Folders as people have them: images by content, folders of systems, runs inside, broken links."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
 from PIL import Image
 
 from stamina_lite import concepts
-from stamina_lite.diffusion.image_folders import LeftOut
-from stamina_lite.errors import UserError
+from stamina_lite.errors import LeftOut, UserError
 
 
 def save(file, kind="PNG"):
@@ -82,3 +83,13 @@ def test_a_folder_without_any_image_is_refused(tmp_path):
     (tmp_path / "milo" / "b.heic").write_bytes(b"....ftypheic")
     with pytest.raises(UserError, match="b.heic and its like .1. cannot be read: save them as JPEG"):
         concepts(tmp_path)
+
+
+def test_the_command_line_says_what_is_left_out_in_one_line(tmp_path):
+    save(tmp_path / "amber" / "a.png")
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-m", "stamina_lite.cli", "learn", str(tmp_path), "--method", "lora"]
+    command += ["--out", str(tmp_path / "run"), "--base", str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    first, *_ = done.stderr.splitlines()
+    assert done.returncode == 2 and first == f"stamina-lite: not used in {tmp_path}: empty (empty folders)"

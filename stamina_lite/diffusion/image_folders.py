@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UserError
+from ..errors import LeftOut, UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}  # read_image reports a damaged one
 STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "WMF"}  # formats that Pillow recognises, but needs other programs to decode
@@ -14,10 +14,6 @@ NEED_CONVERSION = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".
 OF_THE_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 LISTS = {"sources.csv"}  # written by data_scripts
 NAMED = 3  # files that a message lists by name
-
-
-class LeftOut(UserWarning):
-    """Files or folders that are not used, and why."""
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -83,7 +79,9 @@ def concept_folders(folder: Path) -> list[Path]:
 
 def warn_of_nested(folder: Path) -> None:
     """Warn of images in sub-folders of a concept, which are not used."""
-    nested = [child for child in concept_folders(folder) if any(is_image(f) for f in child.rglob("*") if f.is_file())]
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name not in OF_THE_SYSTEM]
+    visible = [child for child in children if not child.name.startswith(".")]
+    nested = [child for child in visible if any(is_image(file) for file in child.rglob("*") if file.is_file())]
     say_left_out(folder, nested, "sub-folders with images, which are used only directly in the folder of the concept")
 
 

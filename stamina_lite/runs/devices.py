@@ -21,7 +21,7 @@ def check_device(device: str | None) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of the GPU, or of the process on a CPU; 0 on Windows, which does not tell it."""
+    """Peak memory in bytes: of the GPU, or of the process on a CPU; 0 on Windows, where it is not counted."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
