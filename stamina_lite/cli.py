@@ -124,7 +124,7 @@ def parser() -> Parser:
     p = verb(reproduce)
     p.add_argument("preset", metavar="PRESET", help="a name in notebooks/params, or a YAML file")
     p.add_argument("--out", required=True, type=folder, metavar="DIR", help="where executed notebooks go")
-    p.add_argument("--engine", default="local", help="local or ray (local)")
+    p.add_argument("--engine", default="local", choices=("local", "ray"), help="what runs them (local)")
     p.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="notebooks at a time (1)")
     return top
 

@@ -106,7 +106,7 @@ def test_bases_that_do_not_fit_are_refused(vit_folder, tmp_path):
         load_backbone(vit_folder, "cuda:99")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes((vit_folder / "model.safetensors").read_bytes())
-    with pytest.raises(UserError, match="names no architecture"):
+    with pytest.raises(UserError, match="cannot load the backbone"):
         load_backbone(tmp_path)
     config = json.loads((vit_folder / "config.json").read_text())
     config["model_args"]["embed_dim"] = 48

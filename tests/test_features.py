@@ -1,5 +1,6 @@
 """Features: unit rows that depend on the picture alone, and that tell concepts apart."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import stamina_lite.measures.features as module
 from stamina_lite.diffusion.concepts import concepts as concepts_of
-from stamina_lite.diffusion.evaluation import reference_features
+from stamina_lite.diffusion.evaluation import Evaluation, reference_features
 from stamina_lite.errors import UserError
 from stamina_lite.measures.accuracy import concept_accuracy
 from stamina_lite.measures.features import Clip, features, prepare
@@ -124,6 +125,29 @@ def test_cached_features_are_those_of_the_weights_in_use(clip_folder, tmp_path, 
     revised = Clip(str(clip_folder))
     assert torch.equal(reference_features(concept, revised, 32), revised(concept.load_references(32)))
     assert (reference_features(concept, revised, 32) - first).norm() > 0.1
+
+
+def test_features_that_could_not_be_saved_leave_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    concept, extractor = concepts_of("tune5")[0], features("lite0")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("os.replace", full_disk)
+        reference_features(concept, extractor, 32)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(reference_features(concept, extractor, 32)) == len(concept.references)
+
+
+def test_an_evaluation_keeps_the_features_of_each_extractor_and_size_apart(clip_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    colour, grey = Clip(str(clip_folder)), Clip(str(clip_folder), greyscale=True)
+    evaluation = Evaluation(concepts_of("tune5")[:1], colour, grey)
+    found = [evaluation.real(extractor, size)[0] for extractor in (colour, grey) for size in (32, 64)]
+    assert all((a - b).norm() > 1e-3 for a, b in itertools.combinations(found, 2))
+    assert evaluation.real(colour, 32)[0] is found[0]
 
 
 def test_the_key_of_cached_features_holds_the_preprocessing(clip_folder, monkeypatch):

@@ -138,8 +138,6 @@ def test_other_mistakes(notebooks, tmp_path):
     with pytest.raises(UserError, match="no notebooks at"):
         reproduce("quick", tmp_path / "out", notebooks=tmp_path / "nowhere")
     write_preset(notebooks, cell())
-    with pytest.raises(UserError, match="unknown engine slurm"):
-        reproduce("quick", tmp_path / "out", "slurm", notebooks=notebooks)
     with pytest.raises(UserError, match="cannot write"):
         reproduce("quick", notebooks / "one.ipynb" / "out", notebooks=notebooks)
 

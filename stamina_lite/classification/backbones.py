@@ -6,7 +6,6 @@ from safetensors import SafetensorError
 
 from ..errors import UserError
 from ..runs.devices import check_device
-from ..runs.files import read_json
 
 EMBEDDED = {"mini": Path(__file__).parents[1] / "assets" / "vit"}
 WRONG = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, SafetensorError)
@@ -34,9 +33,6 @@ def load_backbone(base: str | Path = "mini", device: str | None = None):
         for file in ("config.json", "model.safetensors"):
             if not (folder / file).is_file():
                 raise UserError(f"{folder} is no timm folder: {file} is missing")
-        config = read_json(folder / "config.json")
-        if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-            raise UserError(f"{folder}/config.json names no architecture: restore the folder")
         name = f"local-dir:{folder}"
     elif name.startswith((".", "/", "~")) or not timm.is_model(name.partition(".")[0]):
         known = ", ".join(EMBEDDED)

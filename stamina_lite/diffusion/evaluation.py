@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import measures
@@ -13,6 +13,7 @@ from ..core.settings import GUIDANCE
 from ..errors import UserError
 from ..images import to_pil
 from ..measures.features import Features
+from ..runs.files import write_tensors
 from .captions import PROMPT
 from .concepts import Concept
 from .pictures import from_folder, save_pictures
@@ -52,7 +53,7 @@ class Evaluation:
         self.index = {c.name: j for j, c in enumerate(concepts)}
         self.generated: dict[tuple[int, int], Tensor] = {}  # (i, j) -> features of X_{i,j}, (n, d)
         self.generated_grey: dict[tuple[int, int], Tensor] = {}
-        self._real: dict[str, list[Tensor]] = {}  # name of an extractor -> features of every concept's references
+        self._real: dict[tuple[str, int], list[Tensor]] = {}  # (extractor's key, size) -> of every concept
 
     def after(self, learner, task: int, concepts: list[Concept]) -> None:
         """Generate, store and measure images of concepts after `task`; stored images are not generated again."""
@@ -121,9 +122,10 @@ class Evaluation:
 
     def real(self, extractor: Features, size: int) -> list[Tensor]:
         """Features of every concept's references, computed once: N tensors (m, d)."""
-        if extractor.name not in self._real:
-            self._real[extractor.name] = [reference_features(c, extractor, size) for c in self.concepts]
-        return self._real[extractor.name]
+        key = extractor.key, size
+        if key not in self._real:
+            self._real[key] = [reference_features(c, extractor, size) for c in self.concepts]
+        return self._real[key]
 
     def _final(self, learner, real: list[Tensor], real_grey: list[Tensor], last: int) -> dict:
         """The measures after the last task: those of `_stage`, and others that are computed only once."""
@@ -156,8 +158,11 @@ def reference_features(concept: Concept, features: Features, size: int) -> Tenso
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
-        save_file({"features": features(concept.load_references(size)).contiguous()}, temporary)
-        os.replace(temporary, file)
+        try:
+            write_tensors(temporary, {"features": features(concept.load_references(size))})
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
     return load_file(file)["features"]
 
 

@@ -56,5 +56,5 @@ def check_prompt(prompt: str, tokenizer) -> None:
 
 
 def check_prompts(prompts: list[str], tokenizer) -> None:
-    for prompt in set(prompts):
+    for prompt in dict.fromkeys(prompts):
         check_prompt(prompt, tokenizer)

@@ -113,10 +113,6 @@ def reproduce(
         UserError: the preset, a notebook or a parameter is wrong; nothing is run then.
     """
     notebooks, out = Path(notebooks or NOTEBOOKS).resolve(), Path(out).resolve()
-    if engine not in ENGINES:
-        raise UserError(f"unknown engine {engine}: choose one of {', '.join(ENGINES)}")
-    if workers < 1:
-        raise UserError(f"workers must be 1 or more, not {workers}")
     jobs = read_preset(preset, notebooks, out)
     run_all = ENGINES[engine]()
     try:
