@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from stamina_lite import concepts, load_base, make_method
 from stamina_lite.diffusion.captions import TEMPLATES
-from stamina_lite.diffusion.model import TextToImage, target
+from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.diffusion.training_noise import target
 from stamina_lite.runs.versions import versions
 
 

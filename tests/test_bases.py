@@ -13,6 +13,7 @@ from stamina_lite import ContinualLearner, concepts, load_base, make_method
 from stamina_lite.core.seeds import seeded
 from stamina_lite.diffusion.bases import EMBEDDED
 from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.diffusion.training_noise import training_scheduler
 from stamina_lite.errors import UserError
 
 
@@ -124,13 +125,6 @@ UNFIT = {  # what is done to a folder -> what is said
     ),
     "tokenizer torn": (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{}"), "cannot load the base"),
     "inpainting": (nine_channels, "cannot be customised: its U-Net reads 9 channels"),
-    "scheduler": (
-        lambda f: (
-            told(f / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]),
-            (f / "scheduler" / "scheduler_config.json").write_text("{}"),
-        ),
-        "its FlowMatchEulerDiscreteScheduler is no diffusion by betas",
-    ),
 }
 
 
@@ -144,21 +138,40 @@ def test_a_folder_that_cannot_be_customised_is_refused(tiny_folder, tmp_path, ho
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("scheduler", ["PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
-def test_a_base_with_a_samplers_scheduler_is_trained_by_its_diffusion(tiny_folder, tiny, tmp_path, scheduler):
-    """The noise that is added is that of the betas, not that of the sampler's steps."""
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_every_scheduler_of_diffusers_is_trained_by_the_same_diffusion(tmp_path, prediction):
+    """A sampler's own `add_noise` follows the timesteps of its last call; the loss must not."""
     import diffusers
+    from diffusers.schedulers import KarrasDiffusionSchedulers
 
-    shutil.copytree(tiny_folder, tmp_path / "model")
-    told(tmp_path / "model" / "model_index.json", scheduler=["diffusers", scheduler])
-    own = getattr(diffusers, scheduler).from_config(tiny.scheduler.config)
-    own.save_pretrained(tmp_path / "model" / "scheduler")
-    loaded = load_base(tmp_path / "model", "cpu").scheduler
-    x, noise, t = torch.ones(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([100, 900])
-    expected = tiny.scheduler.add_noise(x, noise, t)
-    assert torch.allclose(loaded.add_noise(x, noise, t), expected, atol=1e-6) and not loaded.config.clip_sample
-    if scheduler != "PNDMScheduler":
-        assert not torch.allclose(own.add_noise(x, noise, t), expected, atol=0.1)
+    pipe = load_base(build_tiny_pipeline(tmp_path, prediction), "cpu")
+    config, x = pipe.scheduler.config, torch.randn(4, 4, 16, 16, generator=seeded(0))
+    pipe.set_progress_bar_config(disable=True)
+
+    def errors() -> torch.Tensor:
+        model = TextToImage(pipe)
+        with torch.no_grad():
+            return model.errors(x, model.tokenize(["a photo"]), torch.zeros(4, dtype=torch.long), seeded(1))
+
+    expected, differ = errors(), []
+    without_betas, needs_torchsde = "EDMEulerScheduler", "DPMSolverSDEScheduler"
+    for name in {kind.name for kind in KarrasDiffusionSchedulers} - {without_betas, needs_torchsde}:
+        pipe.scheduler = getattr(diffusers, name).from_config(config)
+        noise, t = torch.randn(x.shape, generator=seeded(2)), torch.tensor([100, 300, 500, 900])
+        own, ours = (s.add_noise(x, noise, t) for s in (pipe.scheduler, training_scheduler(pipe.scheduler)))
+        differ.append(not torch.allclose(own, ours, atol=0.1))
+        assert torch.equal(errors(), expected), name
+        pipe("a photo", num_inference_steps=4, output_type="latent")
+        assert torch.equal(errors(), expected), name
+    assert sum(differ) >= 5  # as the schedulers' own noise would have been another
+
+
+def test_a_pipeline_without_betas_cannot_be_customised(tiny):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    tiny.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(UserError, match="its FlowMatchEulerDiscreteScheduler is no diffusion by betas"):
+        TextToImage(tiny)
 
 
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler"])

@@ -331,7 +331,7 @@ def test_a_picture_depends_on_its_own_seed_not_on_the_batch(tiny):
 def test_both_prediction_types_train_towards_their_target(tmp_path, photos):
     from conftest import build_tiny_pipeline
 
-    from stamina_lite.diffusion.model import target
+    from stamina_lite.diffusion.training_noise import target
 
     pipe = load_base(build_tiny_pipeline(tmp_path, "v_prediction"), device="cpu")
     x, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([10, 900])

@@ -78,7 +78,6 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
         else:
             pipe = from_folder(resolved.path, dtype)
     check_fit(pipe, resolved.name)
-    pipe.scheduler = training_scheduler(pipe.scheduler, resolved.name)
     pipe = pipe.to(device)
     save_in_fp32(pipe.text_encoder)
     if pipe.unet.config.sample_size * pipe.vae_scale_factor >= VAE_SLICING_SIZE:
@@ -260,22 +259,3 @@ def without_progress_bars():
 def omitted_components() -> dict:
     """Options that load a pipeline without safety checker, feature extractor and image encoder."""
     return {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "image_encoder": None}
-
-
-def training_scheduler(scheduler, name: str):
-    """A scheduler for training, whose `add_noise` is the forward diffusion that the model was trained with.
-
-    Many folders name a sampler (Euler, DPM-Solver, UniPC ...), whose `add_noise` follows the sampler's own timesteps,
-    or PNDM, which has no `get_velocity`. These are replaced by DDIM with the same betas and prediction type. Images are
-    generated with the samplers of `sampling.SAMPLERS`.
-
-    Args:
-        name: the base's name in the error message.
-    """
-    from diffusers import DDIMScheduler, DDPMScheduler
-
-    if "beta_schedule" not in scheduler.config:
-        raise UserError(f"{name} cannot be customised: its {type(scheduler).__name__} is no diffusion by betas")
-    if isinstance(scheduler, DDPMScheduler | DDIMScheduler):
-        return scheduler
-    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)

@@ -24,6 +24,7 @@ from . import history
 from .captions import PROMPT, CaptionedLatents, caption_with_templates
 from .concepts import Concept
 from .sampling import Inference
+from .training_noise import target, training_scheduler
 
 CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
 
@@ -49,7 +50,7 @@ class TextToImage(Inference):
         full_finetuning: adapt all weights of the U-Net.
 
     Raises:
-        UserError: the U-Net has no cross-attention, or its history is damaged.
+        UserError: the U-Net has no cross-attention, the scheduler no betas, or the history is damaged.
     """
 
     def __init__(self, pipe, full_finetuning: bool = False):
@@ -59,6 +60,7 @@ class TextToImage(Inference):
         except ValueError as error:
             raise UserError(f"this base cannot be customised: {error}") from None
         self.layers: list[AdaptedWeight] = found
+        self.training_scheduler = training_scheduler(pipe.scheduler)
         self.n_past_tasks = 0  # tasks that the base has learned already, if it was exported from a run
         history.load_past(self)
         self.prior: CaptionedLatents | None = None  # images of the base, once a method has asked for them
@@ -178,7 +180,7 @@ class TextToImage(Inference):
             caption_ids: (n,), the row of `captions` of every image.
             share: the images that this process computes.
         """
-        scheduler = self.pipe.scheduler
+        scheduler = self.training_scheduler
         noise = torch.randn(x.shape, generator=generator).to(x)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(x),), generator=generator).to(x.device)
         x, caption_ids, noise, t = x[share], caption_ids[share], noise[share], t[share]
@@ -223,13 +225,3 @@ class TextToImage(Inference):
         subjects = [past[k % len(past)] for k in range(n)]
         prompts = [PROMPT.format(token) for token in subjects]
         return caption_with_templates(self.generate_latents(prompts, generator, guidance), subjects)
-
-
-def target(scheduler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the U-Net should predict, by the scheduler's prediction type: noise or velocity, (n, C, h, w)."""
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        return scheduler.get_velocity(x, noise, t)
-    raise UserError(f"the base's scheduler predicts {kind}: expected epsilon or v_prediction")
