@@ -81,11 +81,14 @@ def parser() -> Parser:
     p = verb(generate)
     p.add_argument("folder", metavar="RUN", type=folder, help="a run's folder")
     p.add_argument("--prompt", required=True, help='for instance "a photo of <person-03>"')
+    p.add_argument("--negative-prompt", metavar="TEXT", help="what the pictures should not show")
     p.add_argument("-n", type=at_least(1), default=8, help="how many pictures (8)")
     p.add_argument("--seed", type=at_least(0), default=0, help="picture k depends on the seed and k alone (0)")
     p.add_argument("--guidance", type=scale, metavar="W", help="scale of guidance, from 1 (as the run was learned)")
     p.add_argument("--sampler", choices=("unipc", "dpm++", "ddim"), default="unipc", help="(unipc: the fewest steps)")
     p.add_argument("--steps", type=at_least(1), default=10, help="of the sampler (10; ddim wants 20 or more)")
+    p.add_argument("--width", type=at_least(1), metavar="PX", help="a multiple of 8 (the base's own size)")
+    p.add_argument("--height", type=at_least(1), metavar="PX", help="a multiple of 8 (the base's own size)")
     p.add_argument("--batch", type=at_least(1), default=64, help="pictures at a time (64); they are the same pictures")
     p.add_argument("--grid", action="store_true", help="all of them in one picture too")
     p.add_argument("--out", type=folder, metavar="DIR", help="where to (RUN/images/generated)")
@@ -134,7 +137,7 @@ def learn(args) -> None:
     from .diffusion.concepts import concepts
 
     settings = checked_settings(args)
-    found = [concept for folder in args.folders for concept in concepts(folder)]
+    found = [concept for folder in args.folders for concept in concepts(folder, crop=args.crop or "centre")]
     if any(args.out.resolve() == Path(folder).resolve() for folder in args.folders):
         raise UserError(f"{args.out} holds the pictures: choose another --out for the run")
     names = [concept.name.lower() for concept in found]
@@ -164,6 +167,7 @@ def generate(args) -> None:
     quiet()
     learner = open_run(args.folder, lambda there: load_recorded(there, args.device))
     how = {"guidance": args.guidance or learner.method.settings.guidance, "steps": args.steps, "sampler": args.sampler}
+    how |= {name: value for name in ("negative_prompt", "width", "height") if (value := getattr(args, name))}
     pictures = learner.generate(args.prompt, args.n, args.seed, batch=args.batch, **how)
     home = args.out or args.folder / "images" / "generated"
     about = {"prompt": args.prompt, "seed": args.seed, **how, "run": args.folder.resolve().name}
@@ -191,7 +195,7 @@ def bench_concepts(args) -> None:
 
     refuse_options(args, ["tasks"], "classes, and these are concepts")
     order, pictures, stages = args.order or "alternate", args.pictures or 16, args.stages or []
-    found = concepts(args.set, order, args.concepts, args.shuffle or 0, args.data)
+    found = concepts(args.set, order, args.concepts, args.shuffle or 0, args.data, args.crop or "centre")
     settings = checked_settings(args)
     if max(stages, default=0) > len(found):
         raise UserError(f"--stages names {max(stages)} concepts, and there are {len(found)}: leave it out")
@@ -219,7 +223,7 @@ def bench_classes(args) -> None:
 
     refuse()
     settings = given_settings(args)
-    of_concepts = ["base_config", "gradient_checkpointing", "stages", "order", "shuffle", "pictures"]
+    of_concepts = ["base_config", "gradient_checkpointing", "stages", "order", "shuffle", "pictures", "crop"]
     refuse_options(args, of_concepts, "concepts, and these are classes")
     make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
     base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")

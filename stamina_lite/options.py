@@ -33,6 +33,11 @@ def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     p.add_argument(
         "--base-config", type=word, metavar="DIR", help="of a FILE.safetensors: a diffusers folder of the same kind"
     )
+    p.add_argument(
+        "--crop",
+        choices=("centre", "top", "random", "pad"),
+        help="concepts: which square of a picture; random: four of each, pad: all of it, on white (centre)",
+    )
     p.add_argument("--seed", type=at_least(0), default=0, help="(0)")
     p.add_argument("--device", help=DEVICE)
     p.add_argument(

@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 
 from stamina_lite import cli, measures, options
+from stamina_lite.core.seeds import image_seed
 from stamina_lite.core.settings import GUIDANCE, ClassSettings, Settings
 from stamina_lite.diffusion.bases import load_base
 from stamina_lite.diffusion.evaluation import evaluation_seed
 from stamina_lite.diffusion.learner import ContinualLearner, open_run, restore
 from stamina_lite.diffusion.pictures import from_folder
+from stamina_lite.errors import UserError
 from stamina_lite.images import to_pil
 from stamina_lite.measures.features import features
 from stamina_lite.methods.registry import CLASS_METHODS, METHODS
@@ -151,6 +153,64 @@ def test_other_samplers_are_those_of_diffusers(run, tiny_folder, tmp_path, capsy
     options = {"num_inference_steps": 4, "guidance_scale": GUIDANCE, "output_type": "np"}
     plain = pipe("a photo of <amber>", generator=torch.Generator().manual_seed(0), **options).images[0]
     assert np.abs(255 * plain - np.asarray(other)).max() < 1.5
+
+
+def test_generate_takes_sizes_and_a_negative_prompt_as_diffusers_does(run, tiny_folder, tmp_path, capsys):
+    argv = [
+        "generate",
+        str(run),
+        "--prompt",
+        "a photo of <amber>",
+        "-n",
+        "1",
+        "--steps",
+        "4",
+        "--guidance",
+        "3",
+        "--out",
+    ]
+    more = ["--negative-prompt", "a red person", "--width", "48", "--height", "40"]
+    assert cli.main([*argv, str(tmp_path / "plain"), *more[2:]]) == 0
+    assert cli.main([*argv, str(tmp_path / "negative"), *more]) == 0
+    plain, negative = (Image.open(path) for path in capsys.readouterr().out.splitlines())
+    assert plain.size == negative.size == (48, 40) and not np.array_equal(plain, negative)
+    assert negative.text["negative_prompt"] == "a red person" and "negative_prompt" not in plain.text
+    pipe = open_run(run, lambda about: load_base(tiny_folder, "cpu")).pipe
+    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    stock = pipe(
+        "a photo of <amber>", negative_prompt="a red person", width=48, height=40, num_inference_steps=4,
+        guidance_scale=3.0, generator=torch.Generator().manual_seed(image_seed(0, 0)), output_type="np",
+    ).images[0]  # fmt: skip
+    assert np.abs(255 * stock - np.asarray(negative)).max() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--width", "31"], "height and width must be multiples of 2, not 32, 31"),
+        (["--negative-prompt", "a <cat>"], "unknown token <cat>: choose <amber>"),
+        (["--negative-prompt", "red", "--guidance", "1"], "a negative prompt has no effect at guidance 1.0: raise it"),
+    ],
+)
+def test_what_generate_cannot_do_is_one_line(run, tmp_path, capsys, options, message):
+    assert cli.main(["generate", str(run), "--prompt", "a photo", "--out", str(tmp_path / "x"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def test_no_pictures_are_an_empty_list(tiny):
+    assert ContinualLearner(tiny, steps=1).generate("a photo", n=0) == []
+
+
+def test_a_pipeline_with_a_lora_is_refused_until_it_is_unloaded(tiny):
+    from peft import LoraConfig
+
+    tiny.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(UserError, match="the pipeline has a LoRA loaded: call pipe.unload_lora_weights"):
+        ContinualLearner(tiny, "lora", steps=1)
+    tiny.fuse_lora()
+    tiny.unload_lora_weights()
+    assert ContinualLearner(tiny, "lora", steps=1).model.layers
 
 
 def test_generate_stands_where_the_run_stopped(run, tiny, tmp_path, capsys):

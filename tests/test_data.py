@@ -13,7 +13,7 @@ from transformers import AddedToken
 from stamina_lite import cli, images
 from stamina_lite.diffusion.concepts import concepts, set_hash
 from stamina_lite.diffusion.vocabulary import check_prompt, check_tokens
-from stamina_lite.errors import UserError
+from stamina_lite.errors import LeftOut, UserError
 from stamina_lite.images import read_image, to_square
 
 RED = (255, 0, 0)
@@ -311,5 +311,29 @@ def test_prompts_that_would_lose_a_token_or_are_no_text_are_refused(tokenizer):
     check_prompt("<my-dog> in a" + many, tokenizer)
     with pytest.raises(UserError, match="the prompt is too long, <my-dog> is cut off"):
         check_prompt("a" + many + " of <my-dog>", tokenizer)
+    check_prompt("<my-dog> in a" + many + " with <my-dog>", tokenizer)  # the first one is seen
     with pytest.raises(UserError, match="bytes that are no text"):
         check_prompt("a photo of \udcff", tokenizer)
+
+
+def test_angle_brackets_that_are_no_token_are_text(tokenizer):
+    tokenizer.add_tokens([AddedToken("<my-dog>", normalized=False)])
+    for prompt in (
+        "I <3 cats",
+        "I <3 cats and > dogs",
+        "<-- a dog -->",
+        "<b>no</ b>".replace("b>", "b >"),
+        "< >",
+        "<>",
+    ):
+        check_prompt(prompt, tokenizer)
+    with pytest.raises(UserError, match="unknown token <My dog>: write <my-dog>"):
+        check_prompt("a photo of <My dog>", tokenizer)
+
+
+def test_words_beyond_the_text_encoders_length_are_named(tokenizer, recwarn):
+    fits = "a photo of a red person" + " photo" * (tokenizer.model_max_length - 8)
+    check_prompt(fits, tokenizer)
+    assert not recwarn
+    with pytest.warns(LeftOut, match="too long: the text encoder does not see its end, red person$"):
+        check_prompt(fits + " red person", tokenizer)

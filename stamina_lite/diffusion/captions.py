@@ -25,16 +25,20 @@ class CaptionedLatents:
         return self.latents[i.to(self.latents.device)], self.caption_ids[i, k]
 
 
-def caption_with_templates(latents: Tensor, subjects: Sequence[str]) -> CaptionedLatents:
-    """Caption images with every template of TEMPLATES.
+def caption_with_templates(
+    latents: Tensor, subjects: Sequence[str], written: Sequence[str | None] = ()
+) -> CaptionedLatents:
+    """Caption images with every template of TEMPLATES, or with their own caption.
 
     Args:
         latents: (n, C, h, w).
         subjects: what each image shows, n words such as "<person-03>".
+        written: n captions with {} in place of the subject, or None for templates; by default templates for all.
     """
-    distinct = list(dict.fromkeys(subjects))
-    captions: list[str] = []
-    for subject in distinct:
-        captions += [template.format(subject) for template in TEMPLATES]
-    first_ids = torch.tensor([distinct.index(subject) * len(TEMPLATES) for subject in subjects])
-    return CaptionedLatents(latents, captions, first_ids[:, None] + torch.arange(len(TEMPLATES)))
+    captions: dict[str, int] = {}  # caption -> its index
+    caption_ids = []
+    for subject, own in zip(subjects, written or [None] * len(subjects), strict=True):
+        templates = (own,) * len(TEMPLATES) if own else TEMPLATES
+        texts = [template.replace("{}", subject) for template in templates]
+        caption_ids.append([captions.setdefault(text, len(captions)) for text in texts])
+    return CaptionedLatents(latents, [*captions], torch.tensor(caption_ids))

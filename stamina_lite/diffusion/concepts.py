@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..images import read_image
+from ..images import CROPS, read_image, to_pil
+from .caption_files import read_captions
 from .image_folders import concept_folders, image_files, warn_of_nested
 
 ASSETS = Path(__file__).parents[1] / "assets" / "concepts"
@@ -26,6 +27,7 @@ SETS = ("mini50", "people25", "falls25", "mini25", "mini10", "tune5", "tune20")
 REAL = "celeba-landmarks50"
 REAL_FOLDERS = {"celebs25": "celeba_hq.py", "waterfalls25": "google_landmarks.py"}  # folder of REAL -> script
 ORDERS = ("alternate", "people-first", "waterfalls-first")
+RANDOM_CROPS = 4  # squares of an image, where they are random
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,15 @@ class Concept:
     Attributes:
         images: the training images.
         references: the images that generated images are compared with.
+        captions: of the training images, with {} in place of the token; None for an image that has none.
+        crop: a name of `images.CROPS`; "random" takes RANDOM_CROPS squares of every image.
     """
 
     name: str
     images: tuple[Path, ...]
     references: tuple[Path, ...]
+    captions: tuple[str | None, ...] = ()
+    crop: str = "centre"
 
     @property
     def token(self) -> str:
@@ -47,17 +53,24 @@ class Concept:
         return f"<{self.name}>"
 
     def load(self, size: int) -> Tensor:
-        """Load the training images: (n, 3, size, size) float32 in [-1, 1]."""
-        return torch.stack([read_image(path, size) for path in self.images])
+        """Load the training images: (n, 3, size, size) float32 in [-1, 1]. Squares of one image are neighbours."""
+        return self._squares(self.images, size)
 
     def load_references(self, size: int) -> Tensor:
         """Load the reference images: (n, 3, size, size) float32 in [-1, 1]."""
-        return torch.stack([read_image(path, size) for path in self.references])
+        return self._squares(self.references, size)
+
+    def _squares(self, files: Iterable[Path], size: int) -> Tensor:
+        seeds = range(RANDOM_CROPS if self.crop == "random" else 1)
+        squares: list[Tensor] = []
+        for file in files:
+            squares += [read_image(file, size, self.crop, seed) for seed in seeds]
+        return torch.stack(squares)
 
 
 def concepts(
     source: str | Path, order: str = "alternate", count: int | None = None, shuffle: int = 0,
-    data: str | Path | None = None,
+    data: str | Path | None = None, crop: str = "centre",
 ) -> list[Concept]:  # fmt: skip
     """The concepts of a set or of a folder, in the order in which they are learned.
 
@@ -72,10 +85,13 @@ def concepts(
         shuffle: seed of a random order. In SETS and REAL people are permuted among people and waterfalls among
             waterfalls; a user's concepts are all permuted. 0 does not shuffle.
         data: the folder of REAL, which data_scripts fill.
+        crop: how images that are no squares become squares, see `Concept`.
 
     Raises:
-        UserError: a set, folder or order is wrong, or an image cannot be read.
+        UserError: a set, folder, order or crop is wrong, or an image or a caption cannot be read.
     """
+    if crop not in CROPS:
+        raise UserError(f"unknown crop {crop}: choose {', '.join(CROPS)}")
     order = order.replace(" ", "-")  # as earlier versions spelled them
     if order not in ORDERS:
         raise UserError(f"unknown order {order!r}: choose {', '.join(ORDERS)}")
@@ -94,7 +110,7 @@ def concepts(
         found = random.Random(shuffle).sample(found, len(found)) if shuffle else found
     if count is not None and not 1 <= count <= len(found):
         raise UserError(f"{count} concepts asked for, {source} has {len(found)}: choose 1 to {len(found)}")
-    return found[:count]
+    return [replace(concept, crop=crop) for concept in found[:count]]
 
 
 def embedded_concepts(set_name: str, order: str, shuffle: int = 0) -> list[Concept]:
@@ -169,7 +185,8 @@ def user_concept(name: str, folder: Path, references: Path) -> Concept:
     if not images:
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp")
     warn_of_nested(folder)
-    return Concept(name, images, (image_files(references) if references.is_dir() else ()) or images)
+    references_or_none = image_files(references) if references.is_dir() else ()
+    return Concept(name, images, references_or_none or images, read_captions(name, images))
 
 
 def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
@@ -183,18 +200,22 @@ def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
 
 
 def set_hash(concepts: Iterable[Concept]) -> str:
-    """sha256 of the concepts' names and training images, in order."""
+    """sha256 of the concepts' names, training images, captions and crops, in order."""
     digest = hashlib.sha256()
     for concept in concepts:
         digest.update(f"{concept.name} {len(concept.images)}\n".encode())
         for path in concept.images:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
+        if any(concept.captions):
+            digest.update(json.dumps(concept.captions).encode())
+        if concept.crop != "centre":
+            digest.update(concept.crop.encode())
     return digest.hexdigest()
 
 
-def training_images(concepts: Iterable[Concept], n: int) -> dict[str, list[Image.Image]]:
-    """Load the first n training images of each concept as a row of a figure: concept name -> images."""
+def training_images(concepts: Iterable[Concept], n: int, size: int = 128) -> dict[str, list[Image.Image]]:
+    """Load the first n training images of each concept, of `size` px, as a row of a figure: name -> images."""
     rows = {}
     for concept in concepts:
-        rows[concept.name] = [Image.open(file).convert("RGB") for file in concept.images[:n]]
+        rows[concept.name] = to_pil(torch.stack([read_image(file, size, concept.crop) for file in concept.images[:n]]))
     return rows

@@ -150,7 +150,7 @@ def reference_features(concept: Concept, features: Features, size: int) -> Tenso
     Args:
         size: side in px of the images that are given to the extractor.
     """
-    digest = hashlib.sha256(f"{features.key} {size}".encode())
+    digest = hashlib.sha256(f"{features.key} {size} {concept.crop}".encode())
     for file in concept.references:
         digest.update(file.read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stamina-lite"

@@ -7,6 +7,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import LeftOut, UserError
+from ..images import open_image
+from .caption_files import is_caption_file
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}  # read_image reports a damaged one
 STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "WMF"}  # formats that Pillow recognises, but needs other programs to decode
@@ -17,7 +19,9 @@ NAMED = 3  # files that a message lists by name
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, sorted: all that Pillow can read, whatever their names. Hidden files are skipped.
+    """The image files of a folder, sorted: all that Pillow can read, whatever their names.
+
+    Hidden files and captions are skipped, of other files a warning is given.
 
     Raises:
         UserError: the folder has an image in a format that Pillow cannot read, such as HEIC.
@@ -26,7 +30,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     others: list[Path] = []
     broken: list[Path] = []
     for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or file.name in LISTS:
+        if file.name.startswith(".") or file.name in LISTS or is_caption_file(file):
             continue
         if file.is_symlink() and not file.exists():
             broken.append(file)
@@ -46,7 +50,7 @@ def is_image(file: Path) -> bool:
     """Whether Pillow recognises a file by its content, and can decode its format without other programs."""
     Image.init()
     try:
-        with Image.open(file, formats=[name for name in Image.ID if name not in STUBS]):
+        with open_image(file, [name for name in Image.ID if name not in STUBS]):
             return True
     except UnidentifiedImageError:
         return False

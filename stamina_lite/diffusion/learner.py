@@ -64,7 +64,8 @@ class ContinualLearner(Sequence):
             if record["concept"] == concept.name:
                 if record["pictures"] != set_hash([concept]):
                     raise UserError(
-                        f"{concept.name} was learned from other pictures: choose another name or another --out"
+                        f"{concept.name} was learned from other pictures, captions or crops: "
+                        "choose another name or another --out"
                     )
                 return record
         if self.method.joint:
@@ -76,7 +77,7 @@ class ContinualLearner(Sequence):
         """Learn all concepts at once, in as many rounds as there are concepts; returns a record a round."""
         for record in self.records:
             if record["pictures"] != set_hash(concepts):
-                raise UserError("this run has learned other concepts, or other pictures of them: choose another --out")
+                raise UserError("this run has learned other concepts, pictures or captions: choose another --out")
         if not self.records:
             check_tokens(concepts, self.pipe.tokenizer)
         for k in range(len(self.records), len(concepts)):
@@ -113,7 +114,7 @@ class ContinualLearner(Sequence):
         """Generate n images of a prompt; image k depends on (seed, k) alone.
 
         Args:
-            options: steps, guidance (by default the run's), batch, sampler (a name of `sampling.SAMPLERS`).
+            options: of `Inference.generate`; guidance is by default the run's.
         """
         named = [r["concept"] for r in self.records if f"<{r['concept']}>" in prompt]
         if self.method.separate_models and len(named) > 1:

@@ -25,6 +25,7 @@ from .captions import PROMPT, CaptionedLatents, caption_with_templates
 from .concepts import Concept
 from .sampling import Inference
 from .training_noise import target, training_scheduler
+from .vocabulary import check_prompts
 
 CROSS_ATTENTION = ("attn2.to_k", "attn2.to_v")
 
@@ -50,11 +51,15 @@ class TextToImage(Inference):
         full_finetuning: adapt all weights of the U-Net.
 
     Raises:
-        UserError: the U-Net has no cross-attention, the scheduler no betas, or the history is damaged.
+        UserError: the U-Net has no cross-attention or a LoRA, the scheduler no betas, or the history is damaged.
     """
 
     def __init__(self, pipe, full_finetuning: bool = False):
         super().__init__(pipe)
+        if any(hasattr(module, "base_layer") for model in (self.unet, self.text) for module in model.modules()):
+            raise UserError(
+                "the pipeline has a LoRA loaded: call pipe.unload_lora_weights(), after pipe.fuse_lora() to keep it"
+            )
         try:
             found = every_weight(self.unet) if full_finetuning else layers_of(self.unet, CROSS_ATTENTION)
         except ValueError as error:
@@ -87,10 +92,16 @@ class TextToImage(Inference):
         again, task = method.joint and task > 1, task + self.n_past_tasks
         concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
         latents = [self.encode(c.load(self.size)) for c in concepts]
-        subjects = [c.token for c, part in zip(concepts, latents, strict=True) for _ in part]
-        images = caption_with_templates(torch.cat(latents).to(memory_format=torch.channels_last), subjects)
+        subjects: list[str] = []
+        written: list[str | None] = []
+        for concept, part in zip(concepts, latents, strict=True):
+            subjects += [concept.token] * len(part)
+            for caption in concept.captions or [None] * len(concept.images):
+                written += [caption] * (len(part) // len(concept.images))
+        images = caption_with_templates(torch.cat(latents).to(memory_format=torch.channels_last), subjects, written)
         start, init = (seeded(seed, task, stream) for stream in (Stream.TOKEN_START, Stream.TOKEN_INIT))
         modules = self._tokens(concepts, method, start, init, again)
+        check_prompts(images.captions, self.pipe.tokenizer)
         with restored_on_error(self.layers), self._tokens_folded_on_error():
             method.begin(self, images)
             prior = None

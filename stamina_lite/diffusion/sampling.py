@@ -103,6 +103,9 @@ class Inference:
         guidance: float = GUIDANCE,
         batch: int = 64,
         sampler: str = "unipc",
+        negative_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ) -> Tensor:
         """Generate an image for each prompt with its seed: (n, 3, H, W) in [-1, 1], on the CPU.
 
@@ -112,19 +115,32 @@ class Inference:
             guidance: scale of classifier-free guidance, from 1.
             batch: number of images that are generated at once.
             sampler: a name of SAMPLERS; the pipeline's own scheduler is not used.
+            negative_prompt: what the images should not show; needs guidance above 1.
+            height, width: in px, multiples of 8; by default the base's own size.
 
         Raises:
-            UserError: a prompt contains an unknown token, or steps or sampler are wrong.
+            UserError: a prompt contains an unknown token, or another argument is wrong.
         """
-        check_prompts(prompts, self.pipe.tokenizer)
+        height, width = height or self.size, width or self.size
+        if not prompts:
+            return torch.empty(0, 3, height, width)
+        check_prompts([*prompts, negative_prompt or ""], self.pipe.tokenizer)
+        if negative_prompt and guidance <= 1:
+            raise UserError(f"a negative prompt has no effect at guidance {guidance}: raise it, for instance to 3")
+        if height % self.pipe.vae_scale_factor or width % self.pipe.vae_scale_factor:
+            raise UserError(
+                f"height and width must be multiples of {self.pipe.vae_scale_factor}, not {height}, {width}"
+            )
         max_steps = self.pipe.scheduler.config.num_train_timesteps
         if not 1 <= steps <= max_steps:
             raise UserError(f"steps must be 1 to {max_steps}, as many as the base was trained with, not {steps}")
-        return self._run(prompts, seeds, steps, guidance, batch, sampler, "pt").cpu() * 2 - 1
+        more = {"negative_prompt": negative_prompt, "height": height, "width": width}
+        return self._run(prompts, seeds, steps, guidance, batch, sampler, "pt", **more).cpu() * 2 - 1
 
     def _run(
-        self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, sampler="unipc", output_type="pt"
-    ) -> Tensor:
+        self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, sampler="unipc", output_type="pt",
+        negative_prompt=None, **size,
+    ) -> Tensor:  # fmt: skip
         """Run the pipeline in batches with a sampler in place of the training scheduler, which is restored after it."""
         training_scheduler = self.pipe.scheduler
         self.pipe.set_progress_bar_config(disable=True)
@@ -133,9 +149,10 @@ class Inference:
             self.pipe.scheduler = make_sampler(sampler, training_scheduler)
             for k in range(0, len(prompts), batch):
                 generators = [torch.Generator().manual_seed(s) for s in seeds[k : k + batch]]
+                negative = [negative_prompt] * len(generators) if negative_prompt else None
                 images = self.pipe(
                     prompts[k : k + batch], num_inference_steps=steps, guidance_scale=guidance,
-                    generator=generators, output_type=output_type,
+                    generator=generators, output_type=output_type, negative_prompt=negative, **size,
                 ).images  # fmt: skip
                 outputs.append(images.float())
         finally:

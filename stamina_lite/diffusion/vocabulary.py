@@ -1,10 +1,13 @@
 """Adding concepts' tokens to a tokenizer, and checking prompts that contain them."""
 
 import re
+import warnings
 from collections.abc import Iterable
 
-from ..errors import UserError
+from ..errors import LeftOut, UserError
 from .concepts import Concept
+
+TOKEN = re.compile(r"<[\w-]+>")  # the shape of a concept's token
 
 
 def add_token(tokenizer, text_encoder, token: str) -> int:
@@ -36,23 +39,36 @@ def check_tokens(concepts: Iterable[Concept], tokenizer) -> None:
 
 
 def check_prompt(prompt: str, tokenizer) -> None:
-    """Raise UserError for a <token> in the prompt that is not in the vocabulary or would be truncated."""
+    """Check the tokens of a prompt, and whether it fits into the text encoder.
+
+    Angle brackets around anything but a concept's name are text: "I <3 cats". Words that the text encoder has no
+    position for are named in a warning.
+
+    Raises:
+        UserError: a <token> is not in the vocabulary or would be truncated, or the prompt is not text.
+    """
     try:
         prompt.encode()
     except UnicodeEncodeError:
         raise UserError("the prompt holds bytes that are no text: write it in UTF-8") from None
     added = [token for token in tokenizer.get_added_vocab() if re.fullmatch(r"<[^<>|]+>", token)]
-    tokens = re.findall(r"<[^<>]*>", prompt)
-    for token in tokens:
-        if token not in added:
-            similar = [other for other in added if other.lower() == token.lower()]
-            choice = f"write {similar[0]}" if similar else f"choose {', '.join(added[:8])}" + ", ..." * (len(added) > 8)
-            raise UserError(f"unknown token {token}: {choice if added else 'this model has learned no concept yet'}")
-    if tokens:
-        ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
-        truncated = [token for token in tokens if tokenizer.convert_tokens_to_ids(token) not in ids]
-        if truncated:
-            raise UserError(f"the prompt is too long, {truncated[0]} is cut off: name it among the first words")
+    names = {token.lower(): token for token in added}
+    for bracketed in re.findall(r"<[^<>]*>", prompt):
+        similar = names.get(bracketed.lower().replace(" ", "-"))
+        if bracketed not in added and (similar or TOKEN.fullmatch(bracketed)):
+            choice = f"write {similar}" if similar else f"choose {', '.join(added[:8])}" + ", ..." * (len(added) > 8)
+            raise UserError(
+                f"unknown token {bracketed}: {choice if added else 'this model has learned no concept yet'}"
+            )
+    ids, length = tokenizer(prompt, verbose=False).input_ids, tokenizer.model_max_length
+    if len(ids) > length:
+        used, cut = ids[: length - 1], ids[length - 1 : -1]  # the last position is that of the end of the text
+        for token in added:
+            index = tokenizer.convert_tokens_to_ids(token)
+            if index in cut and index not in used:
+                raise UserError(f"the prompt is too long, {token} is cut off: name it among the first words")
+        words = tokenizer.decode(cut).strip()
+        warnings.warn(f"the prompt is too long: the text encoder does not see its end, {words}", LeftOut, stacklevel=4)
 
 
 def check_prompts(prompts: list[str], tokenizer) -> None:

@@ -36,7 +36,7 @@ def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
             stored.setdefault(int(folder.parent.name.removeprefix("after-")), []).append(folder.name)
     if not stored:
         raise UserError(f"{run} has no pictures in images/after-*: run `stamina-lite bench`, or an Evaluation, first")
-    photos = {concept.name: concept.images for concept in real}
+    photos = {concept.name: [(file, concept.crop) for file in concept.images[:COLUMNS]] for concept in real}
 
     task = ipywidgets.SelectionSlider(options=[*stored], description="after task")
     concept = ipywidgets.Dropdown(options=stored[task.value], description="concept")
@@ -44,8 +44,8 @@ def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
 
     def show(_=None) -> None:
         rows = [strip(kept_pictures(run, task.value, concept.value))]
-        if files := photos.get(concept.value, ())[:COLUMNS]:
-            rows.append(strip([to_picture(f) for f in files]))
+        if concept.value in photos:
+            rows.append(strip([to_picture(file, crop) for file, crop in photos[concept.value]]))
         picture.value = png(rows)
 
     def refill(_) -> None:
@@ -61,9 +61,9 @@ def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
     return ipywidgets.VBox([ipywidgets.HBox([task, concept]), picture])
 
 
-def to_picture(file: Path) -> Image.Image:
+def to_picture(file: Path, crop: str) -> Image.Image:
     """The middle square of an image file, as the model gets it."""
-    return Image.fromarray(((read_image(file, SIDE) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+    return Image.fromarray(((read_image(file, SIDE, crop) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def strip(pictures: list[Image.Image]) -> np.ndarray:
