@@ -13,7 +13,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .errors import LeftOut, UserError
-from .options import DEVICE, Parser, add_run_options, at_least, folder, given_settings, refuse_options, scale
+from .options import (
+    DEVICE,
+    MOVED,
+    Parser,
+    add_run_options,
+    at_least,
+    folder,
+    given_settings,
+    refuse_options,
+    scale,
+    word,
+)
 
 OUT_OF_MEMORY = (
     "out of GPU memory: make room and give the same command, a run goes on from its last finished task; "
@@ -92,6 +103,7 @@ def parser() -> Parser:
     p.add_argument("--batch", type=at_least(1), default=64, help="pictures at a time (64); they are the same pictures")
     p.add_argument("--grid", action="store_true", help="all of them in one picture too")
     p.add_argument("--out", type=folder, metavar="DIR", help="where to (RUN/images/generated)")
+    p.add_argument("--base", type=word, help=MOVED)
     p.add_argument("--device", help=DEVICE)
 
     p = verb(bench)
@@ -115,6 +127,7 @@ def parser() -> Parser:
     p.add_argument("--to", required=True, choices=("diffusers", "lora", "tokens"), help="what it becomes")
     p.add_argument("--out", required=True, type=folder, metavar="DIR", help="a new folder")
     p.add_argument("--rank", type=at_least(1), metavar="R", help="of the LoRA (as high as the update's own: exact)")
+    p.add_argument("--base", type=word, help=MOVED)
     p.add_argument("--device", help=DEVICE)
 
     p = verb(report)
@@ -165,7 +178,7 @@ def generate(args) -> None:
 
     refuse()
     quiet()
-    learner = open_run(args.folder, lambda there: load_recorded(there, args.device))
+    learner = open_run(args.folder, lambda about: load_recorded(about, args.device, args.base))
     how = {"guidance": args.guidance or learner.method.settings.guidance, "steps": args.steps, "sampler": args.sampler}
     how |= {name: value for name in ("negative_prompt", "width", "height") if (value := getattr(args, name))}
     pictures = learner.generate(args.prompt, args.n, args.seed, batch=args.batch, **how)
@@ -251,8 +264,12 @@ def export(args) -> None:
     refuse()
     quiet()
     about = read_record(args.folder / "run.json")
-    learner = open_run(args.folder, lambda _: load_recorded(about, args.device))
-    print(write(learner, args.to, args.out, lambda: load_recorded(about, args.device), args.rank))
+
+    def base():
+        return load_recorded(about, args.device, args.base)
+
+    learner = open_run(args.folder, lambda _: base())
+    print(write(learner, args.to, args.out, base, args.rank))
     print(args.out)
 
 

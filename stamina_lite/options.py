@@ -8,6 +8,7 @@ from .core.settings import RENAMED, AdapterSettings, ClassSettings, Settings
 from .errors import UserError
 
 DEVICE = "cpu or cuda (cuda where there is one)"
+MOVED = "where the run's base is now, if it has been moved"
 BASE = "Stable Diffusion 1.x or 2.x: mini, a diffusers folder, a FILE.safetensors, or owner/name[@REVISION] (mini)"
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import pytest
 import torch
 
-from stamina_lite import ContinualLearner, concepts, load_base
+from stamina_lite import ContinualLearner, cli, concepts, load_base
 from stamina_lite.diffusion.learner import open_run
 from stamina_lite.errors import UserError
 
@@ -283,6 +284,33 @@ def test_a_run_of_another_base_is_refused_by_both_names(tiny_folder, photos, tmp
         ContinualLearner(other, "lora", 0, out, about, **FEW)
     with pytest.raises(UserError, match=told):
         open_run(out, lambda about: other)
+
+
+def test_a_run_finds_its_base_where_it_was_moved_to(tiny_folder, photos, tmp_path, capsys):
+    """`learn` goes on and notes the new place; generate and export take it; another base is refused as before."""
+    shutil.copytree(tiny_folder, tmp_path / "old")
+    out, one, quick = tmp_path / "run", tmp_path / "one", ["--steps", "2", "--batch", "2", "--device", "cpu"]
+    shutil.copytree(photos / "amber", one / "amber")
+
+    def command(*words) -> tuple[int, str]:
+        code = cli.main([str(word) for word in words])
+        return code, capsys.readouterr().err
+
+    begin = ["learn", one, "--method", "lora", *quick, "--out", out, "--base"]
+    assert command(*begin, tmp_path / "old")[0] == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    drawing = ["generate", out, "--prompt", "a <amber>", "-n", "1", "--steps", "2", "--device", "cpu"]
+    code, error = command(*drawing)
+    assert code == 2 and f"no longer at {tmp_path / 'old'}: give its new place with --base" in error
+    assert command(*drawing, "--base", tmp_path / "new")[0] == 0
+    assert command("export", out, "--to", "tokens", "--out", tmp_path / "t", "--base", tmp_path / "new")[0] == 0
+    assert json.loads((out / "run.json").read_text())["base_model"] == str(tmp_path / "old")
+    shutil.copytree(photos / "berry", one / "berry")
+    code, error = command(*begin, "mini")
+    assert code == 2 and "was begun on the base" in error
+    assert command(*begin, tmp_path / "new")[0] == 0
+    assert json.loads((out / "run.json").read_text())["base_model"] == str(tmp_path / "new")
+    assert command(*drawing)[0] == 0 and len(list((out / "tasks").iterdir())) == 2
 
 
 def test_a_base_changed_beside_k_and_v_is_noticed(tiny_folder, photos, tmp_path):

@@ -85,13 +85,22 @@ def load_base(base: str | Path | Base = "mini", device: str | None = None, dtype
     return pipe
 
 
-def load_recorded(about: dict, device: str | None = None):
+def load_recorded(about: dict, device: str | None = None, moved_to: str | None = None):
     """Load the base model that a run.json names, in the precision of the run.
 
     Args:
         about: the contents of run.json.
+        moved_to: where the base is now, if it is no longer where run.json says.
+
+    Raises:
+        UserError: as `load_base`.
     """
-    return load_base(about.get("base_model", "mini"), device, precision_of(about), about.get("base_config"))
+    place, config = about.get("base_model", "mini"), about.get("base_config")
+    if moved_to is None and Path(place).is_absolute() and not Path(place).exists():
+        raise UserError(f"the base of this run is no longer at {place}: give its new place with --base")
+    if moved_to is not None and Path(moved_to).is_dir():
+        config = None
+    return load_base(moved_to or place, device, precision_of(about), config)
 
 
 def precision(device: str):

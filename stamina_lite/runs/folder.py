@@ -13,6 +13,7 @@ from .files import read_record, save_task, task_info, write_json, write_text, wr
 from .versions import versions
 
 ADDED = ("base_weights",)  # keys that run.json of earlier versions does not have
+PLACES = ("base_model", "base_config")  # where the base was found; what it is, its weights say
 
 
 class Run:
@@ -38,14 +39,21 @@ class Run:
                     raise UserError(f"{self.folder} holds tasks but no run.json: choose another --out")
                 write_json(about, {**identity, **versions(device)})
                 return
-        stored = {k: v for k, v in read_record(about).items() if k not in ("versions", "device")}
+        record = read_record(about)
+        stored = {k: v for k, v in record.items() if k not in ("versions", "device")}
         stored["settings"] = renamed(stored.get("settings", {}))
         refuse_another_base(self.folder, stored, identity)
         given = {k: v for k, v in identity.items() if k in stored or k not in ADDED}
+        whole = "base" if stored.get("half") == "classification" else "base_weights"  # the hash of all weights
+        places = {k: v for k, v in given.items() if k in PLACES}
+        if whole in stored and stored[whole] == given.get(whole):  # the same base, wherever it is
+            stored, given = ({k: v for k, v in each.items() if k not in PLACES} for each in (stored, given))
         found = differences(stored, json.loads(json.dumps(given)))
         if found:
             summary = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
             raise UserError(f"{self.folder} holds another run ({summary}): choose another --out, or delete it")
+        if places != {k: v for k, v in record.items() if k in PLACES}:
+            write_json(about, {k: v for k, v in record.items() if k not in PLACES} | places)
         for part in self.folder.glob("tasks/.*.part"):  # left by an interrupted task
             shutil.rmtree(part)
         drop_log_lines(self.folder / "log.jsonl", after=len(self.tasks()))
