@@ -30,6 +30,7 @@ OUT_OF_MEMORY = (
     "out of GPU memory: make room and give the same command, a run goes on from its last finished task; "
     "or add --gradient-checkpointing, lower --batch with another --out (drawing: --batch), or give --device cpu"
 )
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,6 +128,8 @@ def parser() -> Parser:
     p.add_argument("--to", required=True, choices=("diffusers", "lora", "tokens"), help="what it becomes")
     p.add_argument("--out", required=True, type=folder, metavar="DIR", help="a new folder")
     p.add_argument("--rank", type=at_least(1), metavar="R", help="of the LoRA (as high as the update's own: exact)")
+    p.add_argument("--concept", metavar="NAME", help="lora, tokens: this concept alone, a LoRA with its token")
+    p.add_argument("--dtype", choices=DTYPES, help="of the files (that of the run)")
     p.add_argument("--base", type=word, help=MOVED)
     p.add_argument("--device", help=DEVICE)
 
@@ -255,6 +258,8 @@ def bench_classes(args) -> None:
 
 def export(args) -> None:
     """Write what a run has learned as files that other tools load, and check that they do."""
+    import torch
+
     from .diffusion.bases import load_recorded
     from .diffusion.export import export as write
     from .diffusion.learner import open_run
@@ -269,7 +274,8 @@ def export(args) -> None:
         return load_recorded(about, args.device, args.base)
 
     learner = open_run(args.folder, lambda _: base())
-    print(write(learner, args.to, args.out, base, args.rank))
+    dtype = getattr(torch, DTYPES[args.dtype]) if args.dtype else None
+    print(write(learner, args.to, args.out, base, args.rank, args.concept, dtype))
     print(args.out)
 
 

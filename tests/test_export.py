@@ -183,7 +183,7 @@ def test_a_damaged_or_foreign_past_is_refused(stamina, base, tmp_path):
         ("stamina", "tokens", 4, "a rank, from 1, is for --to lora only"),
         ("ti", "lora", None, "ti has changed no weights: export its tokens"),
         ("dreambooth", "lora", None, "dreambooth changes every weight, which no LoRA holds"),
-        ("lora-alone", "diffusers", None, "lora-alone keeps a model a concept"),
+        ("lora-alone", "diffusers", None, "lora-alone keeps a model a concept, not one of all: choose one with --conc"),
     ],
 )
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(
@@ -194,6 +194,72 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     with pytest.raises(UserError, match=message):
         export(learner, kind, tmp_path / "out", base, rank)
     assert {p.name for p in tmp_path.iterdir()} <= {"run"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "concept", "message"),
+    [
+        ("diffusers", "amber", "one concept is exported by --to lora or --to tokens"),
+        ("lora", "cyan-cup", "this run has not learned cyan-cup: choose amber, berry"),
+        ("lora", "amber", "the update of one concept is read from the run's folder"),
+    ],
+)
+def test_a_concept_that_cannot_be_exported_alone_is_said(stamina, base, tmp_path, kind, concept, message):
+    with pytest.raises(UserError, match=message):
+        export(stamina, kind, tmp_path / "out", base, concept=concept)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["stamina", "lora-alone"])
+def test_the_lora_of_one_concept_is_its_own_tasks_update(tiny_folder, photos, base, tmp_path, method):
+    """Of the second concept: what its task added to the weights; and its token in the same folder."""
+    learner = learned(tiny_folder, photos, method, out=tmp_path / "run")
+    weights = [load_file(tmp_path / "run" / "tasks" / f"{t:03}" / "tensors.safetensors") for t in (1, 2)]
+    told = export(learner, "lora", tmp_path / "berry", base, concept="berry")
+    assert sorted(p.name for p in (tmp_path / "berry").iterdir()) == ["berry.safetensors", LORA]
+    assert 0 < told.effect and told.difference < 1e-3 * told.effect
+    pipe, plain = base(), dict(base().unet.named_parameters())
+    pipe.load_lora_weights(tmp_path / "berry", weight_name=LORA)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    for layer in learner.model.layers:
+        before = plain[f"{layer.name}.weight"] if method == "lora-alone" else weights[0][f"weight.{layer.name}"]
+        update = weights[1][f"weight.{layer.name}"] - before
+        found = pipe.unet.get_submodule(layer.name).weight - plain[f"{layer.name}.weight"]
+        assert update.abs().max() > 1e-3 and far(found, update) < 1e-5
+    pipe.load_textual_inversion(tmp_path / "berry", weight_name="berry.safetensors")
+    assert "<berry>" in pipe.tokenizer.get_vocab() and "<amber>" not in pipe.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["diffusers", "lora", "tokens"])
+def test_files_have_the_dtype_asked_for(stamina, base, tmp_path, kind, dtype):
+    """And are verified as they were rounded; the text encoder of a folder stays fp32, as stock code needs it."""
+    told = export(stamina, kind, tmp_path / kind, base, dtype=dtype)
+    assert told.difference < told.effect and stamina.pipe.unet.dtype == torch.float32
+    dtypes = {f.parent.name: {v.dtype for v in load_file(f).values() if v.is_floating_point() and v.ndim}
+              for f in (tmp_path / kind).rglob("*.safetensors") if f.name != PAST}  # fmt: skip
+    expected = {"unet": {dtype}, "vae": {dtype}, "text_encoder": {torch.float32}}
+    assert dtypes == (expected if kind == "diffusers" else {kind: {dtype}})
+
+
+def test_a_pipeline_with_a_loaded_lora_and_embedding_goes_on(stamina, base, tmp_path, photos):
+    """As models of others are gone on from: fused, its tokens loaded, and the next concept learned on top."""
+    export(stamina, "lora", tmp_path / "lora", base)
+    export(stamina, "tokens", tmp_path / "tokens", base)
+    pipe = base()
+    pipe.load_lora_weights(tmp_path / "lora", weight_name=LORA)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    for name in ("amber", "berry"):
+        pipe.load_textual_inversion(tmp_path / "tokens", weight_name=f"{name}.safetensors")
+    learner = ContinualLearner(pipe, "lora", **QUICK)
+    images = learner.generate("a photo of <amber>", n=1)
+    assert images[0] == stamina.generate("a photo of <amber>", n=1)[0]
+    with pytest.raises(UserError, match="the model knows <amber> already"):
+        learner.learn(concepts(photos)[0], progress=False)
+    learner.learn(concepts(photos)[2], progress=False)
+    assert learner.generate("a photo of <cyan-cup> and <amber>", n=1)[0].size == (32, 32)
 
 
 def test_another_model_is_not_called_verified(stamina, base, tmp_path):

@@ -6,49 +6,46 @@ A1111. `tokens`: a file for each token, for `load_textual_inversion` or folders 
 
 import copy
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..core.layers import AdaptedWeight, layers_of
-from ..core.seeds import Stream, seeded
+from ..core.layers import layers_of
 from ..errors import UserError
-from ..runs.files import read_json, write_json, write_tensors
+from ..runs.files import load_task, read_json, write_json, write_tensors
 from .captions import PROMPT
+from .export_check import TOLERANCE, Verified, answers, check_difference, compare, to_fp32
 from .history import save_past
 from .learner import ContinualLearner
 from .model import CROSS_ATTENTION
 
 LORA = "pytorch_lora_weights.safetensors"  # the name that load_lora_weights looks for in a folder
-TOLERANCE = 1e-3  # largest allowed difference between stock code and our model, as a share of the effect of learning
-ROUNDING = 1e-5  # allowed fp32 rounding error, as a share of the largest value
 
 
 @dataclass(frozen=True)
-class Verified:
-    """The result of loading an export with stock code.
+class Options:
+    """How something is exported.
 
     Attributes:
-        loaded: what was loaded, in words.
-        difference: largest absolute difference between the outputs of stock code and of our model.
-        effect: largest absolute difference between the outputs of our model and of the base.
+        rank: of a LoRA; None takes the rank of the update, with which the LoRA is exact.
+        concept: export this concept alone; None exports all.
+        dtype: of what is written; None keeps fp32 updates and tokens, and the pipeline's own precision.
     """
 
-    loaded: str
-    difference: float
-    effect: float
-
-    def __str__(self) -> str:
-        return f"verified: {self.loaded}, max difference {self.difference:.1e} (base: {self.effect:.1e})"
+    rank: int | None = None
+    concept: str | None = None
+    dtype: torch.dtype | None = None
 
 
-def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable, rank: int | None = None) -> Verified:
+def export(
+    learner: ContinualLearner, kind: str, out: Path | str, base: Callable, rank: int | None = None,
+    concept: str | None = None, dtype: torch.dtype | None = None,
+) -> Verified:  # fmt: skip
     """Export what a learner has learned to a new folder, which is created only after stock code has loaded the export.
 
     Args:
@@ -56,10 +53,14 @@ def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable
         out: the folder, new or empty.
         base: returns a new pipeline of the run's base, into which the LoRA or the tokens are loaded.
         rank: of the LoRA; by default the rank of the update, with which the LoRA is exact.
+        concept: the name of one concept. Its LoRA is the update ΔW_t of its own task, without those of other tasks, and
+            its token is written too.
+        dtype: of the tensors in the files; by default fp32, and in a pipeline's folder the precision of the run. A
+            pipeline's text encoder is always fp32, see `save_in_fp32`.
 
     Raises:
-        UserError: there is nothing to export in this way, the folder exists or cannot be written, or a rank was given
-            for another kind.
+        UserError: there is nothing to export in this way, the folder exists or cannot be written, or an option is for
+            another kind.
         RuntimeError: the model that stock code loads differs from the exported one.
     """
     if kind not in KINDS:
@@ -68,10 +69,15 @@ def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable
         raise UserError("a rank, from 1, is for --to lora only: leave it out")
     if not learner.records:
         raise UserError("this run has learned nothing yet: there is nothing to export")
-    if learner.method.separate_models and kind != "tokens":
-        raise UserError(
-            f"{learner.method.name} keeps a model a concept, not one of all: export another run, or its tokens"
-        )
+    names = [record["concept"] for record in learner.records]
+    if concept is not None and (kind == "diffusers" or learner.method.joint):
+        raise UserError("one concept is exported by --to lora or --to tokens, of a method that learns one at a time")
+    if concept is not None and concept not in names:
+        raise UserError(f"this run has not learned {concept}: choose {', '.join(names)}")
+    if concept is None and learner.method.separate_models and kind != "tokens":
+        raise UserError(f"{learner.method.name} keeps a model a concept, not one of all: choose one with --concept")
+    if concept is not None and kind == "lora" and learner.home is None:
+        raise UserError("the update of one concept is read from the run's folder: give the learner an out")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already: choose another --out, or delete it")
@@ -79,7 +85,7 @@ def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        verified = KINDS[kind](learner, temporary, base, rank)
+        verified = KINDS[kind](learner, temporary, base, Options(rank, concept, dtype))
         if out.exists():
             out.rmdir()
         temporary.replace(out)
@@ -90,23 +96,24 @@ def export(learner: ContinualLearner, kind: str, out: Path | str, base: Callable
     return verified
 
 
-def to_diffusers(learner: ContinualLearner, folder: Path, base: Callable, rank: None) -> Verified:
+def to_diffusers(learner: ContinualLearner, folder: Path, base: Callable, options: Options) -> Verified:
     """Write the folded pipeline as a diffusers folder, with a model card and the history for a later run."""
     from diffusers import StableDiffusionPipeline
 
-    learner.pipe.save_pretrained(folder, safe_serialization=True)
-    write_for_transformers_4(learner.pipe, folder)
+    pipe = copy.deepcopy(learner.pipe).to(options.dtype) if options.dtype else learner.pipe
+    pipe.save_pretrained(folder, safe_serialization=True)
+    write_for_transformers_4(pipe, folder)
     clean_metadata(folder)
     (folder / "README.md").write_text(card(learner), encoding="utf-8")
     save_past(folder, learner.model)
-    stock = StableDiffusionPipeline.from_pretrained(folder, dtype=learner.pipe.unet.dtype, use_safetensors=True)
-    pipes = {"ours": learner.pipe, "stock": stock.to(learner.model.device), "base": base()}
+    stock = StableDiffusionPipeline.from_pretrained(folder, dtype=pipe.unet.dtype, use_safetensors=True)
+    pipes = {"ours": pipe, "stock": stock.to(learner.model.device), "base": base()}
     models = {name: to_fp32(pipe) for name, pipe in pipes.items()}
     return compare(models, token_prompts(learner), f"{len(learner.model.token_ids)} tokens")
 
 
-def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int | None) -> Verified:
-    """Write the update of every weight since the base as a LoRA file.
+def to_lora(learner: ContinualLearner, folder: Path, base: Callable, options: Options) -> Verified:
+    """Write the update of every weight, since the base or by one concept's task, as a LoRA file.
 
     Every update is up @ down, zero-padded to one common rank, with alpha = rank, which is a scale of 1.
     """
@@ -114,11 +121,17 @@ def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int |
         raise UserError(f"{learner.method.name} changes every weight, which no LoRA holds: export --to diffusers")
     base_model = to_fp32(base())
     base_weights = {layer.name: layer.current for layer in layers_of(base_model.unet, CROSS_ATTENTION)}
-    updates = {layer.name: layer.current - base_weights[layer.name] for layer in learner.model.layers}
-    updates = {name: update for name, update in updates.items() if update.any()}
+    before, after = base_weights, {layer.name: layer.current for layer in learner.model.layers}
+    if options.concept:
+        before, after = around_task(learner, options.concept, base_weights)
+    updates = {name: after[name] - before[name] for name in after if not torch.equal(after[name], before[name])}
     if not updates:
         raise UserError(f"{learner.method.name} has changed no weights: export its tokens, --to tokens")
-    factors = {name: factorise(update, rank) for name, update in updates.items()}
+    dtype = options.dtype or torch.float32
+    factors = {}
+    for name, update in updates.items():
+        up, down = factorise(update, options.rank)
+        factors[name] = up.to(dtype), down.to(dtype)
     common_rank = max(len(down) for _, down in factors.values())
     tensors = {}
     for name, (up, down) in factors.items():
@@ -128,7 +141,7 @@ def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int |
         tensors[f"{key}.lora_down.weight"] = torch.nn.functional.pad(down, (0, 0, 0, padding))
         tensors[f"{key}.alpha"] = torch.tensor(float(common_rank))
     write_tensors(folder / LORA, tensors, {"ss_network_dim": str(common_rank)})
-    products = {name: up @ down for name, (up, down) in factors.items()}
+    products = {name: up.float() @ down.float() for name, (up, down) in factors.items()}
     squared_norm = sum(update.square().sum().item() for update in updates.values())
     squared_error = sum((updates[name] - products[name]).square().sum().item() for name in updates)
     stock = base()
@@ -139,30 +152,49 @@ def to_lora(learner: ContinualLearner, folder: Path, base: Callable, rank: int |
         raise RuntimeError(f"load_lora_weights loaded {n_loaded} of {len(updates)} layers")
     loaded = f"loaded {n_loaded} of {len(updates)} layers at rank {common_rank}"
     loaded += f", {100 * (squared_error / squared_norm) ** 0.5:.2g} % of the update left out"
+    if options.concept:
+        to_tokens(learner, folder, base, options)
     prompts, ours = token_prompts(learner), to_fp32(learner.pipe, learner.model.layers)
     hidden_states = answers(ours, prompts)[0]  # ours for all models, since a LoRA file contains no tokens
-    if rank is not None:  # verify the file against the base plus the nearest update of that rank
+    exact = options == Options()
+    if not exact:  # verify the file against the base plus the update that was written
         expected = to_fp32(base())
         for layer in layers_of(expected.unet, CROSS_ATTENTION):
             layer.restore(base_weights[layer.name] + products.get(layer.name, 0))
-        compare({"ours": expected, "stock": to_fp32(stock), "base": base_model}, prompts, loaded, hidden_states)
-    tolerance = TOLERANCE if rank is None else float("inf")
+        found = compare({"ours": expected, "stock": to_fp32(stock), "base": base_model}, prompts, loaded, hidden_states)
+        if options.concept:
+            return found
+    tolerance = TOLERANCE if exact else float("inf")
     models = {"ours": ours, "stock": to_fp32(stock), "base": base_model}
     return compare(models, prompts, loaded, hidden_states, tolerance)
 
 
-def to_tokens(learner: ContinualLearner, folder: Path, base: Callable, rank: None) -> Verified:
+def around_task(learner: ContinualLearner, concept: str, base_weights: dict[str, Tensor]) -> tuple[dict, dict]:
+    """The adapted weights before and after a concept's task, layer name -> weight."""
+    task = [record["concept"] for record in learner.records].index(concept) + 1
+
+    def stored(t: int) -> dict[str, Tensor]:
+        tensors, _ = load_task(Path(learner.home or "") / "tasks" / f"{t:03d}")
+        return {name: tensors[f"weight.{name}"].to(weight) for name, weight in base_weights.items()}
+
+    alone = task == 1 or learner.method.separate_models
+    return base_weights if alone else stored(task - 1), stored(task)
+
+
+def to_tokens(learner: ContinualLearner, folder: Path, base: Callable, options: Options) -> Verified:
     """Write a file for each token that the base does not have: {token: its row of the embedding table}."""
     table, stock = learner.model.embedding.weight.detach(), base()
-    vocabulary = stock.tokenizer.get_vocab()
+    vocabulary, dtype = stock.tokenizer.get_vocab(), options.dtype or torch.float32
     custom = {token: index for token, index in learner.model.token_ids.items() if token not in vocabulary}
+    if options.concept:
+        custom = {token: index for token, index in custom.items() if token == f"<{options.concept}>"}
     for token, index in custom.items():
         file = f"{token.strip('<>')}.safetensors"
-        write_tensors(folder / file, {token: table[index].float()})
+        write_tensors(folder / file, {token: table[index].to(dtype)})
         stock.load_textual_inversion(folder, weight_name=file)
     stock_table = stock.text_encoder.get_input_embeddings().weight.detach()
     rows = stock_table[stock.tokenizer.convert_tokens_to_ids([*custom])]
-    difference = (rows - table[[*custom.values()]]).abs().max().item()
+    difference = (rows - table[[*custom.values()]].to(dtype).to(rows)).abs().max().item()
     unknown = table[stock.tokenizer.unk_token_id]  # the row that a base without the token looks up
     effect = (rows - unknown).abs().max().item()
     verified = Verified(f"loaded {len(custom)} of {len(custom)} tokens", difference, effect)
@@ -229,88 +261,6 @@ def load_lora(pipe, folder: Path) -> None:
 
 def token_prompts(learner: ContinualLearner) -> list[str]:
     return [PROMPT.format(token) for token in learner.model.token_ids]
-
-
-@dataclass(frozen=True)
-class Components:
-    """The components of a pipeline that are compared, in fp32: half precision would only show rounding errors."""
-
-    unet: Any
-    text_encoder: Any
-    tokenizer: Any
-
-
-def to_fp32(pipe, layers: Iterable[AdaptedWeight] = ()) -> Components:
-    """Convert a pipeline's components to fp32; those that are fp32 already are not copied.
-
-    Args:
-        layers: adapted weights of the U-Net, whose fp32 values replace the rounded ones in the copy.
-    """
-
-    def convert(model):
-        return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
-
-    unet = convert(pipe.unet)
-    for layer in layers if unet is not pipe.unet else ():
-        unet.get_submodule(layer.name).weight.data.copy_(layer.current)
-    return Components(unet, convert(pipe.text_encoder), pipe.tokenizer)
-
-
-@torch.no_grad()
-def answers(pipe, prompts: list[str], words: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Compute outputs of the text encoder and of the U-Net for fixed noise.
-
-    Args:
-        pipe: a pipeline or `Components`.
-        words: hidden states (n, positions, width) to use in place of the text encoder's outputs for the prompts.
-
-    Returns:
-        The hidden states (n, positions, width), and the U-Net's outputs (n, C, h, w).
-    """
-    unet, text_encoder = pipe.unet, pipe.text_encoder
-    if words is None:
-        ids = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        words = text_encoder(ids.to(text_encoder.device))[0]
-    side = min(unet.config.sample_size, 16)  # large enough to reach every layer, and fast for any model
-    noise = torch.randn(1, unet.config.in_channels, side, side, generator=seeded(0, Stream.EXPORT)).to(words)
-    outputs = [unet(noise, torch.tensor([500], device=noise.device), row[None]).sample for row in words]
-    return words, torch.cat(outputs)
-
-
-def compare(
-    models: dict[str, Components],
-    prompts: list[str],
-    loaded: str,
-    hidden_states: Tensor | None = None,
-    tolerance: float = TOLERANCE,
-) -> Verified:
-    """Compare the outputs of the stock model with ours, and ours with the base.
-
-    Args:
-        models: "ours", "stock" and "base".
-        loaded: what stock code has loaded, in words.
-        hidden_states: (n, positions, width), given to all U-Nets; text encoders are then not compared.
-
-    Raises:
-        RuntimeError: the stock model differs from ours.
-    """
-    our_states, ours = answers(models["ours"], prompts, hidden_states)
-    stock_states, stock = answers(models["stock"], prompts, hidden_states)
-    difference = max((stock - ours).abs().max().item(), (stock_states - our_states).abs().max().item())
-    effect = (answers(models["base"], prompts, hidden_states)[1] - ours).abs().max().item()
-    return check_difference(Verified(loaded, difference, effect), tolerance, ours.abs().max().item())
-
-
-def check_difference(verified: Verified, tolerance: float, largest: float = 0.0) -> Verified:
-    """Return `verified`; raise RuntimeError if the difference between stock code and our model is too large.
-
-    Args:
-        tolerance: largest allowed difference, as a share of the effect.
-        largest: the largest value that was compared; rounding errors of it are allowed, however small the effect.
-    """
-    if not verified.difference <= max(tolerance * verified.effect, ROUNDING * largest):
-        raise RuntimeError(f"stock code reads another model than was exported: {verified}")
-    return verified
 
 
 def card(learner: ContinualLearner) -> str:
