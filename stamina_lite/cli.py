@@ -12,7 +12,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from .errors import LeftOut, UserError
+from .errors import UserError, UserNotice
 from .options import (
     DEVICE,
     MOVED,
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def one_line(message, category, filename, lineno, line=None) -> str:
     """Our own warnings as one line, as errors are; those of libraries with their place."""
-    return f"stamina-lite: {message}\n" if category is LeftOut else f"{filename}:{lineno}: {message}\n"
+    return f"stamina-lite: {message}\n" if category is UserNotice else f"{filename}:{lineno}: {message}\n"
 
 
 def parser() -> Parser:
@@ -151,8 +151,15 @@ def parser() -> Parser:
 def learn(args) -> None:
     """Learn folders of pictures, one concept after another; a run that exists goes on."""
     from .diffusion.concepts import concepts
+    from .methods.registry import make_method
 
     settings = checked_settings(args)
+    with_defaults = make_method(args.method, **settings).settings
+    if with_defaults.lambda_prior and "prior_prompts" not in settings:
+        message = (
+            f"prior images show {with_defaults.prior_prompts!r}: name the kind of your concepts by --prior-prompts"
+        )
+        warnings.warn(message, UserNotice, stacklevel=1)
     found = [concept for folder in args.folders for concept in concepts(folder, crop=args.crop or "centre")]
     if any(args.out.resolve() == Path(folder).resolve() for folder in args.folders):
         raise UserError(f"{args.out} holds the pictures: choose another --out for the run")

@@ -5,8 +5,8 @@ class UserError(ValueError):
     """A mistake of the user's. Its one line says what is wrong and what to do."""
 
 
-class LeftOut(UserWarning):
-    """Files or folders that are not used, and why: one line."""
+class UserNotice(UserWarning):
+    """What a user should know, such as files that are not used, in one line."""
 
 
 def first_line(error: BaseException) -> str:

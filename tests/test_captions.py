@@ -8,7 +8,7 @@ from PIL import Image
 from stamina_lite import ContinualLearner, cli
 from stamina_lite.diffusion.captions import TEMPLATES, caption_with_templates
 from stamina_lite.diffusion.concepts import concepts, set_hash
-from stamina_lite.errors import LeftOut, UserError
+from stamina_lite.errors import UserError, UserNotice
 
 FEW = {"steps": 2, "batch": 2}
 
@@ -31,7 +31,7 @@ def test_captions_are_files_next_to_the_images(dog, recwarn):
     (dog / "0.txt").write_text("a photo of {} on the grass\n")
     (dog / "1.caption").write_text("My dog,\nasleep; <my-dog>", encoding="utf-8-sig")
     assert captions_of(dog) == ("a photo of {} on the grass", "{}, asleep; {}", None)
-    assert not [w for w in recwarn if issubclass(w.category, LeftOut)]
+    assert not [w for w in recwarn if issubclass(w.category, UserNotice)]
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_captions_are_files_next_to_the_images(dog, recwarn):
 def test_captions_are_a_table_of_the_folder(dog, name, content, recwarn):
     (dog / name).write_text(content)
     assert captions_of(dog) == ("{} in snow", None, "a {}")
-    assert not [w for w in recwarn if issubclass(w.category, LeftOut)]
+    assert not [w for w in recwarn if issubclass(w.category, UserNotice)]
 
 
 def test_captions_that_do_not_name_the_concept_are_said_to_be_unused(dog):
     (dog / "0.txt").write_text("a photo of my-dogs on the grass")  # the name is part of another word
     (dog / "1.txt").write_text("a photo of {}")
     with pytest.warns(
-        LeftOut, match=r"captions of 1 images, such as 0.jpg \(where the concept belongs, write {} or my-"
+        UserNotice, match=r"captions of 1 images, such as 0.jpg \(where the concept belongs, write {} or my-"
     ):
         assert captions_of(dog) == (None, "a photo of {}", None)
     (dog / "notes.txt").write_text("the vet comes on Monday")  # of no image
-    with pytest.warns(LeftOut) as caught:
+    with pytest.warns(UserNotice) as caught:
         captions_of(dog)
     assert any("notes.txt" in str(w.message) for w in caught)
 

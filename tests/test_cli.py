@@ -22,7 +22,7 @@ from stamina_lite.diffusion.bases import load_base
 from stamina_lite.diffusion.evaluation import evaluation_seed
 from stamina_lite.diffusion.learner import ContinualLearner, open_run, restore
 from stamina_lite.diffusion.pictures import from_folder
-from stamina_lite.errors import UserError
+from stamina_lite.errors import UserError, UserNotice
 from stamina_lite.images import to_pil
 from stamina_lite.measures.features import features
 from stamina_lite.methods.registry import CLASS_METHODS, METHODS
@@ -104,6 +104,18 @@ def test_soft_mask_is_an_option(tiny_folder, photos, tmp_path):
     argv = ["learn", photos / "amber", "--method", "stamina", "--base", tiny_folder, "--out", out, "--soft", *QUICK]
     assert cli.main([str(a) for a in argv]) == 0
     assert json.loads((out / "run.json").read_text())["settings"]["hard"] is False
+
+
+def test_prior_images_of_a_kind_that_nobody_named_are_a_notice(tiny_folder, photos, tmp_path, recwarn):
+    argv = ["learn", photos / "amber", "--method", "custom-diffusion", "--base", tiny_folder, *QUICK, "--n-prior", "2"]
+    assert cli.main([*map(str, argv), "--out", str(tmp_path / "a"), "--prior-prompts", "a photo of a cup"]) == 0
+    assert not [w for w in recwarn if issubclass(w.category, UserNotice)]
+    assert cli.main([*map(str, argv), "--out", str(tmp_path / "b")]) == 0
+    notices = [str(w.message) for w in recwarn if issubclass(w.category, UserNotice)]
+    assert notices == [
+        "prior images show 'a photo of a person; a photo of a waterfall': name the kind of your concepts by "
+        "--prior-prompts"
+    ]
 
 
 def test_generate_writes_pictures_that_say_what_they_are(run, tmp_path, capsys):

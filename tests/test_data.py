@@ -13,7 +13,7 @@ from transformers import AddedToken
 from stamina_lite import cli, images
 from stamina_lite.diffusion.concepts import concepts, set_hash
 from stamina_lite.diffusion.vocabulary import check_prompt, check_tokens
-from stamina_lite.errors import LeftOut, UserError
+from stamina_lite.errors import UserError, UserNotice
 from stamina_lite.images import read_image, to_square
 
 RED = (255, 0, 0)
@@ -335,5 +335,5 @@ def test_words_beyond_the_text_encoders_length_are_named(tokenizer, recwarn):
     fits = "a photo of a red person" + " photo" * (tokenizer.model_max_length - 8)
     check_prompt(fits, tokenizer)
     assert not recwarn
-    with pytest.warns(LeftOut, match="too long: the text encoder does not see its end, red person$"):
+    with pytest.warns(UserNotice, match="too long: the text encoder does not see its end, red person$"):
         check_prompt(fits + " red person", tokenizer)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stamina_lite import concepts
-from stamina_lite.errors import LeftOut, UserError
+from stamina_lite.errors import UserError, UserNotice
 
 
 def save(file, kind="PNG"):
@@ -22,7 +22,7 @@ def names(concept):
 
 
 def left_out(caught):
-    return [str(w.message) for w in caught if w.category is LeftOut]
+    return [str(w.message) for w in caught if w.category is UserNotice]
 
 
 def test_images_are_found_by_content_whatever_their_names(tmp_path):
@@ -69,7 +69,7 @@ def test_empty_folders_and_runs_are_no_concepts(tmp_path):
     (tmp_path / "run" / "tasks").mkdir(parents=True)
     (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
     save(tmp_path / "run" / "images" / "a.png")
-    with pytest.warns(LeftOut) as caught:
+    with pytest.warns(UserNotice) as caught:
         assert [c.name for c in concepts(tmp_path)] == ["amber"]
     assert ["run (runs of" in line or "empty (empty" in line for line in left_out(caught)] == [True, True]
 
@@ -78,7 +78,7 @@ def test_a_folder_without_any_image_is_refused(tmp_path):
     save(tmp_path / "amber" / "a.png")
     (tmp_path / "milo").mkdir()
     (tmp_path / "milo" / "a.txt").write_text("no picture", encoding="utf-8")
-    with pytest.warns(LeftOut), pytest.raises(UserError, match="no images in .*milo: expected .png"):
+    with pytest.warns(UserNotice), pytest.raises(UserError, match="no images in .*milo: expected .png"):
         concepts(tmp_path)
     (tmp_path / "milo" / "b.heic").write_bytes(b"....ftypheic")
     with pytest.raises(UserError, match="b.heic and its like .1. cannot be read: save them as JPEG"):

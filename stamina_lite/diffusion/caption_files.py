@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import LeftOut, UserError
+from ..errors import UserError, UserNotice
 
 SUFFIXES = {".txt", ".caption"}  # 0.txt is the caption of 0.jpg
 TABLES = ("metadata.jsonl", "metadata.csv")  # as in the image folders of Hugging Face's datasets
@@ -41,7 +41,7 @@ def read_captions(name: str, images: Sequence[Path]) -> tuple[str | None, ...]:
         warnings.warn(
             f"not used in {folder}: the captions of {len(without)} images, such as {without[0]} (where the concept "
             f"belongs, write {{}} or {name})",
-            LeftOut, stacklevel=2,
+            UserNotice, stacklevel=2,
         )  # fmt: skip
     return tuple(captions.values())
 

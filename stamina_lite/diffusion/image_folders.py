@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import LeftOut, UserError
+from ..errors import UserError, UserNotice
 from ..images import open_image
 from .caption_files import is_caption_file
 
@@ -94,4 +94,4 @@ def say_left_out(folder: Path, paths: Iterable[Path], reason: str) -> None:
     names = [path.name for path in paths]
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        warnings.warn(f"not used in {folder}: {', '.join(names[:NAMED])}{more} ({reason})", LeftOut, stacklevel=3)
+        warnings.warn(f"not used in {folder}: {', '.join(names[:NAMED])}{more} ({reason})", UserNotice, stacklevel=3)

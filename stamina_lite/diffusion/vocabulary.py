@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Iterable
 
-from ..errors import LeftOut, UserError
+from ..errors import UserError, UserNotice
 from .concepts import Concept
 
 TOKEN = re.compile(r"<[\w-]+>")  # the shape of a concept's token
@@ -68,7 +68,9 @@ def check_prompt(prompt: str, tokenizer) -> None:
             if index in cut and index not in used:
                 raise UserError(f"the prompt is too long, {token} is cut off: name it among the first words")
         words = tokenizer.decode(cut).strip()
-        warnings.warn(f"the prompt is too long: the text encoder does not see its end, {words}", LeftOut, stacklevel=4)
+        warnings.warn(
+            f"the prompt is too long: the text encoder does not see its end, {words}", UserNotice, stacklevel=4
+        )
 
 
 def check_prompts(prompts: list[str], tokenizer) -> None:
