@@ -237,7 +237,7 @@ def bench_concepts(args) -> None:
 
 def bench_classes(args) -> None:
     """Classes, learned by a Vision Transformer."""
-    from .classification.backbones import IMAGENET_R, load_backbone
+    from .classification.backbones import EMBEDDED, IMAGENET_R, load_backbone, timm_name
     from .classification.datasets import class_set
     from .classification.learner import MEASURES, ContinualClassifier
     from .classification.model import check
@@ -250,6 +250,8 @@ def bench_classes(args) -> None:
     refuse_options(args, of_concepts, "concepts, and these are classes")
     make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
     base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")
+    if base not in EMBEDDED and not Path(base).exists():
+        base = timm_name(base)
     data = class_set(args.set, args.data, args.concepts)  # before anything large is fetched
     vit = load_backbone(base, args.device)
     check(vit)

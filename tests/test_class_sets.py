@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from stamina_lite.classification import datasets
+from stamina_lite.classification import datasets, image_files
 from stamina_lite.classification.datasets import (
     class_order,
     class_tasks,
@@ -24,8 +24,9 @@ CLASSES = ["n03", "n01", "n02"]  # label 0, 1, 2: not in the order of their name
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path, monkeypatch):
     """Three classes of two pictures to train on and one to test with; a class's pictures have its own grey."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for split, numbers in (("train", (0, 1)), ("test", (2,))):
         names = [f"data/imagenet-r/{c}/art_{k}.jpg" for c in CLASSES for k in numbers]
         labels = [label for label in range(3) for _ in numbers]
@@ -96,6 +97,26 @@ def test_a_damaged_tree_is_refused_in_one_line(tree, harm, said):
     with pytest.raises(UserError, match=said) as error:
         imagenet_r(tree)
     assert "\n" not in str(error.value)
+
+
+def test_damaged_images_are_found_before_training_and_good_ones_are_decoded_once(tree, monkeypatch):
+    decoded, read = [], image_files.read
+    monkeypatch.setattr(image_files, "read", lambda file: (decoded.append(file.name), read(file))[1])
+    whole = (tree / "n02" / "art_1.jpg").read_bytes()
+    (tree / "n02" / "art_1.jpg").write_bytes(whole[: len(whole) // 2])
+    (tree / "n03" / "art_2.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot read .*n02/art_1.jpg and 1 more images: replace them"):
+        imagenet_r(tree)
+    (tree / "n02" / "art_1.jpg").write_bytes(whole)
+    (tree / "n03" / "art_2.jpg").write_bytes(whole)
+    decoded.clear()
+    imagenet_r(tree)
+    assert len(decoded) == 9
+    imagenet_r(tree, size=32)
+    assert len(decoded) == 9  # they are known to be readable
+    (tree / "n03" / "art_2.jpg").write_bytes(whole[:-40])
+    with pytest.raises(UserError, match="cannot read .*n03/art_2.jpg: replace"):
+        imagenet_r(tree)
 
 
 def test_renditions_are_tested_with_artists_that_were_never_trained_on():

@@ -1,10 +1,11 @@
 """Vision Transformers: the embedded one, a folder, or a model of timm's hub."""
 
+import warnings
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import UserError
+from ..errors import UserError, UserNotice
 from ..runs.devices import check_device
 
 EMBEDDED = {"mini": Path(__file__).parents[1] / "assets" / "vit"}
@@ -28,17 +29,13 @@ def load_backbone(base: str | Path = "mini", device: str | None = None):
 
     check_device(device)
     folder = EMBEDDED.get(str(base), Path(base))
-    name = str(base)
     if folder.exists():
         for file in ("config.json", "model.safetensors"):
             if not (folder / file).is_file():
                 raise UserError(f"{folder} is no timm folder: {file} is missing")
         name = f"local-dir:{folder}"
-    elif name.startswith((".", "/", "~")) or not timm.is_model(name.partition(".")[0]):
-        known = ", ".join(EMBEDDED)
-        raise UserError(f"no backbone at {base}: give {known}, a folder, or a timm model name as {IMAGENET_R}")
-    elif not timm.get_pretrained_cfg(name).hf_hub_id:
-        raise UserError(f"{base} is not on the hub, only as a pickle elsewhere: choose a model that is, or a folder")
+    else:
+        name = timm_name(str(base))
     try:
         vit = timm.create_model(name, pretrained=True)
     except WRONG as error:
@@ -47,6 +44,35 @@ def load_backbone(base: str | Path = "mini", device: str | None = None):
     if not all(weight.isfinite().all() for weight in vit.state_dict().values()):
         raise UserError(f"the backbone {base} holds weights that are no finite numbers: restore its files")
     return vit.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def timm_name(name: str) -> str:
+    """The full name, architecture.tag, of a model of timm; of an old or short name with a notice.
+
+    Names that timm has deprecated, such as vit_base_patch16_224_in21k, are resolved as timm does.
+
+    Raises:
+        UserError: timm has no such model, or no weights of it on the hub.
+    """
+    import timm
+
+    name = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    current = timm.models.get_deprecated_models().get(name, name)
+    if name.startswith((".", "/", "~")) or not timm.is_model(name.partition(".")[0]) or not current:
+        known = ", ".join(EMBEDDED)
+        raise UserError(f"no backbone at {name}: give {known}, a folder, or a timm model name as {IMAGENET_R}")
+    if current != name and not timm.models.is_model_pretrained(current):  # _sam: timm has renamed that tag since
+        current = next(iter(timm.list_pretrained(f"{current}*")), current)
+    try:
+        weights = timm.get_pretrained_cfg(current)
+    except RuntimeError:  # an unknown tag
+        weights = None
+    if not weights or not weights.hf_hub_id:
+        raise UserError(f"{name} has no weights on the hub: choose a model that has, such as {IMAGENET_R}, or a folder")
+    full = f"{weights.architecture}.{weights.tag}" if weights.tag else weights.architecture
+    if full != name:
+        warnings.warn(f"{name} is taken as timm's {full}", UserNotice, stacklevel=3)
+    return full
 
 
 def precision(device):

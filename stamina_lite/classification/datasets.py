@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from .image_files import ImageFiles
+from .image_files import ImageFiles, check_readable
 
 RENDITIONS = Path(__file__).parents[1] / "assets" / "renditions"
 IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
@@ -210,7 +210,8 @@ def imagenet_r(folder: Path | str, size: int = 224) -> ClassDataset:
     """ImageNet-R with the split of the CODA-Prompt code: folder/imagenet-r_train.yaml, _test.yaml and class folders.
 
     Raises:
-        UserError: a file or an image is missing, an image is in both halves, or labels and folders do not match.
+        UserError: a file or an image is missing or damaged, an image is in both halves, or labels and folders do not
+            match.
     """
     folder = Path(folder)
     halves = {split: read_split(folder, split, size) for split in IMAGENET_R}
@@ -228,6 +229,7 @@ def imagenet_r(folder: Path | str, size: int = 224) -> ClassDataset:
         bare = {*named} - {*half.labels.tolist()}
         if bare:
             raise UserError(f"{named[min(bare)]} has no pictures in the {split} half: fetch the split files again")
+    check_readable([*halves["train"].files, *halves["test"].files])
     return ClassDataset("imagenet-r", [named[k] for k in range(len(named))], **halves)
 
 

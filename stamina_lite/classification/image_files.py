@@ -4,6 +4,7 @@ Faster than torch's DataLoader with worker processes on the same cores (benchmar
 decoding releases Python's lock, and nothing is sent between processes.
 """
 
+import hashlib
 import math
 import os
 from collections import deque
@@ -16,9 +17,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
+from tqdm.auto import tqdm
 
 from ..errors import UserError
 from ..images import to_8_bit
+from ..runs.files import cache_folder
 
 ENLARGED = 256 / 224  # test images are resized to this multiple of the size of the centre crop
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of training crops: share of the area, and width to height
@@ -79,6 +82,39 @@ def ready(x: Tensor, filled: Iterator[None]) -> Tensor:
     for _ in filled:
         pass
     return x
+
+
+def check_readable(files: Sequence[Path]) -> None:
+    """Decode every image once, so that a damaged one is found before training and not in its task, hours later.
+
+    A note in the cache folder says that these files, with these sizes and times of change, were read.
+
+    Raises:
+        UserError: images cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        about = file.stat()
+        digest.update(f"{file.resolve()} {about.st_size} {about.st_mtime_ns}\n".encode())
+    note = cache_folder() / f"readable-{digest.hexdigest()[:32]}"
+    if note.exists():
+        return
+
+    def damaged(file: Path) -> bool:
+        try:
+            read(file)
+        except UserError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pictures") as threads:
+        found = tqdm(threads.map(damaged, files), "checking images", len(files), unit="image", leave=False)
+        bad = [file for file, is_damaged in zip(files, found, strict=True) if is_damaged]
+    if bad:
+        more = f" and {len(bad) - 1} more images" if len(bad) > 1 else ""
+        raise UserError(f"cannot read {bad[0]}{more}: replace them, or take them out of the split")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
 
 
 def read(file: Path) -> Image.Image:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -13,7 +12,7 @@ from ..core.settings import GUIDANCE
 from ..errors import UserError
 from ..images import to_pil
 from ..measures.features import Features
-from ..runs.files import write_tensors
+from ..runs.files import cache_folder, write_tensors
 from .captions import PROMPT
 from .concepts import Concept
 from .pictures import from_folder, save_pictures
@@ -153,7 +152,7 @@ def reference_features(concept: Concept, features: Features, size: int) -> Tenso
     digest = hashlib.sha256(f"{features.key} {size} {concept.crop}".encode())
     for file in concept.references:
         digest.update(file.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stamina-lite"
+    cache = cache_folder()
     file = cache / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)

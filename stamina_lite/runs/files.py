@@ -70,6 +70,11 @@ def read_record(file: Path, *needed: str) -> dict:
     return content
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be computed again; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stamina-lite"
+
+
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
