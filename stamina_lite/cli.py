@@ -246,7 +246,8 @@ def bench_classes(args) -> None:
 
     refuse()
     settings = given_settings(args)
-    of_concepts = ["base_config", "gradient_checkpointing", "stages", "order", "shuffle", "pictures", "crop"]
+    of_concepts = ["base_config", "gradient_checkpointing", "crop", "save_every", "sample_every"]
+    of_concepts += ["stages", "order", "shuffle", "pictures"]
     refuse_options(args, of_concepts, "concepts, and these are classes")
     make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
     base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")
@@ -371,7 +372,8 @@ def open_learner(args, found, settings: dict, about: dict):
     check_tokens(found, pipe.tokenizer)
     if args.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
-    return ContinualLearner(pipe, args.method, args.seed, args.out, {**base.record(), **about}, **settings)
+    every = {"save_every": args.save_every, "sample_every": args.sample_every}
+    return ContinualLearner(pipe, args.method, args.seed, args.out, {**base.record(), **about}, **every, **settings)
 
 
 def quiet() -> None:

@@ -44,6 +44,15 @@ def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     p.add_argument(
         "--gradient-checkpointing", action="store_true", help="concepts: less memory, more time, same result"
     )
+    p.add_argument(
+        "--save-every",
+        type=at_least(0),
+        metavar="N",
+        help="concepts: steps between checkpoints within a concept, 0 for none (100 for bases of 256 px or more)",
+    )
+    p.add_argument(
+        "--sample-every", type=at_least(0), default=0, metavar="N", help="concepts: steps between samples in RUN/images"
+    )
     add_settings(p, AdapterSettings, "settings", "the default is the method's, see `stamina-lite methods`")
     add_settings(p, Settings, "settings of concepts")
     if classes:

@@ -38,12 +38,8 @@ def learn_and_look(
     def on_step(step: int, numbers: dict) -> None:
         if step + 1 not in when:
             return
-        adapters = [layer.adapter for layer in model.layers if layer.adapter is not None]
-        for adapter in adapters:
-            adapter.eval()
-        look()
-        for adapter in adapters:
-            adapter.train()
+        with model.as_folded():
+            look()
 
     model.learn(concept, method, seed, task, on_step)
 

@@ -16,6 +16,7 @@ def train(
     adaptation: Adaptation, groups: list[dict], batches: Iterable, losses: Callable, n_steps: int,
     generator: torch.Generator, *, name: str, cosine: bool = False, fp16: bool = False,
     reduce: Callable[[list[Tensor]], None] | None = None, on_step: Callable[[int, dict], None] | None = None,
+    resume: Callable[..., Iterator] | None = None,
 ) -> list[dict]:  # fmt: skip
     """Minimise a loss and a method's penalties with AdamW, a step a batch.
 
@@ -31,6 +32,7 @@ def train(
         fp16: the loss is scaled. Unscaled, most gradients inside a U-Net in fp16 are below fp16's smallest number.
         reduce: averages a step's losses and gradients over processes, in place.
         on_step: called after every step with its number, from 0, and {"loss", name}.
+        resume: (steps, optimizer, scaler, generator, log) -> the steps that are left, see `runs.checkpoint`.
 
     Returns:
         For every step {"step", "loss", name}.
@@ -45,7 +47,8 @@ def train(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps) if cosine else None
     scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=fp16)
     log: list[dict] = []
-    for step, batch in enumerate(batches):
+    steps: Iterator = enumerate(batches)
+    for step, batch in resume(steps, optimizer, scaler, generator, log) if resume else steps:
         adaptation.sample_noise(step / n_steps, generator)
         optimizer.zero_grad()
         with adaptation.cached():

@@ -9,17 +9,22 @@ from tqdm.auto import tqdm
 
 from ..core.seeds import image_seed
 from ..errors import UserError
-from ..images import to_pil
+from ..images import grid, to_pil, write_png
 from ..methods.registry import make_method
 from ..runs import distributed
+from ..runs.checkpoint import Checkpoint
 from ..runs.files import load_task, read_record, write_json
 from ..runs.folder import refuse_another_base, shown, tasks_of
 from ..runs.sequence import Sequence, precision_record, step_bar
 from ..runs.state import load_state, memory_size, state_tensors
+from .captions import PROMPT
 from .concepts import Concept, set_hash
 from .evaluation import Evaluation
 from .model import TextToImage
 from .vocabulary import check_tokens
+
+SAVE_EVERY, LARGE = 100, 256  # steps, px
+N_SAMPLES = 4  # images of a concept while it is learned
 
 
 class ContinualLearner(Sequence):
@@ -31,6 +36,9 @@ class ContinualLearner(Sequence):
         seed: all that random draws depend on, with the number of the task.
         out: a run folder. If it has a run with the same settings, that run goes on.
         about: more facts that identify the run.
+        save_every: steps between checkpoints within a task, 0 for none; by default SAVE_EVERY for bases of LARGE px or
+            more, where a task takes long, and none for smaller ones.
+        sample_every: steps between images of the concept that is being learned, in images/during-TTT; 0 for none.
         settings: see `Settings`.
 
     Raises:
@@ -39,9 +47,14 @@ class ContinualLearner(Sequence):
 
     needed = ("concept", "pictures")
 
-    def __init__(self, pipe, method: str = "stamina", seed: int = 0, out=None, about: dict | None = None, **settings):
+    def __init__(
+        self, pipe, method: str = "stamina", seed: int = 0, out=None, about: dict | None = None,
+        save_every: int | None = None, sample_every: int = 0, **settings,
+    ):  # fmt: skip
         self.pipe, self.method, self.seed = pipe, make_method(method, **settings), seed
+        self.sample_every = sample_every
         self.model = TextToImage(pipe, self.method.full_finetuning)
+        self.save_every = save_every if save_every is not None else SAVE_EVERY * (self.model.size >= LARGE)
         self.unet_weights = count_parameters(pipe.unet)
         identity = {
             "method": method,
@@ -86,8 +99,20 @@ class ContinualLearner(Sequence):
 
     def _learn(self, concepts: list[Concept], name: str, progress: bool) -> dict:
         task = len(self.records) + 1
-        with step_bar(f"{task:3d} {name}", self.method.settings.steps, progress and distributed.first()) as on_step:
-            learned = self.model.learn(concepts, self.method, self.seed, task, on_step)
+        pictures, checkpoint = set_hash(concepts), None
+        if self.out and self.save_every:
+            checkpoint = Checkpoint(
+                self.out, {"number": task, "pictures": pictures}, self.save_every, distributed.first()
+            )
+        with step_bar(f"{task:3d} {name}", self.method.settings.steps, progress and distributed.first()) as bar:
+
+            def on_step(step: int, numbers: dict) -> None:
+                bar(step, numbers)
+                if self.out and self.sample_every and (step + 1) % self.sample_every == 0 and distributed.first():
+                    folder = self.out / "images" / f"during-{task:03d}"
+                    self._sample(concepts[0], folder / f"step-{step + 1:05d}.png")
+
+            learned = self.model.learn(concepts, self.method, self.seed, task, on_step, checkpoint)
         percent = 100 / self.unet_weights
         adapted = sum(layer.start.numel() for layer in self.model.layers)
         stored = count_parameters(self.model.unet) - self.unet_weights + memory_size(self.model.layers)
@@ -96,11 +121,21 @@ class ContinualLearner(Sequence):
         record = {
             "task": task,
             "concept": name,
-            "pictures": set_hash(concepts),
+            "pictures": pictures,
             "n_param": {"train": percent * learned.trained, "store": percent * stored, "adapted": percent * adapted},
             "loss": mean_of_last(learned.steps),
         }
         return self.finish(record, learned)
+
+    def _sample(self, concept: Concept, file: Path) -> None:
+        """Write images of the concept that is being learned, always from the same noise, side by side."""
+        seeds = [image_seed(self.seed, k) for k in range(N_SAMPLES)]
+        with self.model.as_folded():
+            images = self.model.generate(
+                [PROMPT.format(concept.token)] * N_SAMPLES, seeds, guidance=self.method.settings.guidance
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_png(file, grid(to_pil(images), N_SAMPLES))
 
     def recall(self, name: str) -> None:
         """Load the model of one concept, where every concept has its own."""

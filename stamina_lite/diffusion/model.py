@@ -20,6 +20,7 @@ from ..core.task import restored_on_error, train
 from ..errors import UserError
 from ..runs import distributed
 from ..runs.changes import Change, change_of
+from ..runs.checkpoint import Checkpoint
 from . import history
 from .captions import PROMPT, CaptionedLatents, caption_with_templates
 from .concepts import Concept
@@ -77,6 +78,7 @@ class TextToImage(Inference):
         seed: int,
         task: int,
         on_step: Callable | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Learned:
         """Train on the images of a concept, or of several, then fold: the pipeline is stock again and has its token.
 
@@ -84,6 +86,7 @@ class TextToImage(Inference):
             concepts: learned together in this task.
             seed, task: all that random draws depend on; task counts from 1.
             on_step: called after every step with its number, from 0, and its losses.
+            checkpoint: saves the training every few steps; the training goes on from what it has saved.
 
         Raises:
             UserError: the loss or a weight is not finite. The model is then as it was before, but for the new token.
@@ -112,7 +115,7 @@ class TextToImage(Inference):
             token_parameters = [p for module in modules.values() for p in module.parameters()]
             parameters = adaptation.parameters()
             steps = self._train(
-                images, prior, token_parameters, adaptation, seeded(seed, task, Stream.TRAINING), on_step
+                images, prior, token_parameters, adaptation, seeded(seed, task, Stream.TRAINING), on_step, checkpoint
             )
         adaptation.fold(task)
         rows = tokens.fold(self.embedding)
@@ -122,7 +125,7 @@ class TextToImage(Inference):
             rows={name: rows[self.token_ids[name]] for name in modules},
             steps=steps,
             trained=sum(p.numel() for p in parameters + token_parameters),
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - started + (checkpoint.seconds if checkpoint else 0),
         )
 
     def _tokens(
@@ -139,6 +142,18 @@ class TextToImage(Inference):
         return modules
 
     @contextmanager
+    def as_folded(self) -> Iterator[None]:
+        """Inside, during a task, the weights are what they would be if the task ended now: masks are binary."""
+        adapters = [layer.adapter for layer in self.layers if layer.adapter is not None]
+        for adapter in adapters:
+            adapter.eval()
+        try:
+            yield
+        finally:
+            for adapter in adapters:
+                adapter.train()
+
+    @contextmanager
     def _tokens_folded_on_error(self) -> Iterator[None]:
         try:
             yield
@@ -149,7 +164,7 @@ class TextToImage(Inference):
 
     def _train(
         self, images: CaptionedLatents, prior: CaptionedLatents | None, token_parameters: Sequence[Tensor],
-        adaptation: Adaptation, generator: torch.Generator, on_step: Callable | None,
+        adaptation: Adaptation, generator: torch.Generator, on_step: Callable | None, checkpoint: Checkpoint | None,
     ) -> list[dict]:  # fmt: skip
         """Every step: a batch of the images, half a batch of prior images, and this process's share of both."""
         s = adaptation.method.settings
@@ -175,6 +190,7 @@ class TextToImage(Inference):
         return train(
             adaptation, groups, batches(), losses, s.steps, generator, name="diffusion",
             fp16=self.unet.dtype == torch.float16, reduce=distributed.average, on_step=on_step,
+            resume=checkpoint.resume if checkpoint else None,
         )  # fmt: skip
 
     def errors(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import distributed
+from . import checkpoint, distributed
 from .changes import Change, mean_overlap
 from .devices import peak_memory
 from .files import load_task
@@ -69,6 +69,7 @@ class Sequence:
         if self.run:
             masks = {f"mask.{name}": mask for name, mask in learned.masks.items()}
             self.run.save(record, self.tensors() | masks, learned.steps)
+            checkpoint.remove(self.run.folder)
         return record
 
     def tensors(self) -> dict[str, Tensor]:
@@ -94,7 +95,7 @@ def step_bar(description: str, n_steps: int, progress: bool) -> Iterator[Callabl
     with tqdm(total=n_steps, desc=description, unit="step", leave=False, **shown(progress)) as bar:
 
         def on_step(step: int, numbers: dict) -> None:
-            bar.update()
+            bar.update(step + 1 - bar.n)  # a task that goes on begins at a later step
             bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
 
         yield on_step
