@@ -243,7 +243,10 @@ def bench_classes(args) -> None:
     from .classification.model import check
     from .methods.registry import make_class_method
     from .runs.distributed import refuse
+    from .runs.events import import_wandb, start_wandb
 
+    if args.wandb:
+        import_wandb()
     refuse()
     settings = given_settings(args)
     of_concepts = ["base_config", "gradient_checkpointing", "crop", "save_every", "sample_every"]
@@ -260,6 +263,8 @@ def bench_classes(args) -> None:
         data = class_set(args.set, args.data, args.concepts, vit.pretrained_cfg["input_size"][-1])
     about = {"base_model": str(Path(base).resolve()) if Path(base).is_dir() else base}
     learner = ContinualClassifier(vit, data, args.method, args.tasks or 10, args.seed, args.out, about, **settings)
+    if args.wandb:
+        start_wandb(args.out, learner.identity)
     results = learner.learn_all()
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.2f}"
@@ -359,8 +364,11 @@ def open_learner(args, found, settings: dict, about: dict):
     from .diffusion.vocabulary import check_tokens
     from .runs import distributed
     from .runs.devices import precision_of
+    from .runs.events import import_wandb, start_wandb
     from .runs.files import read_record
 
+    if args.wandb:
+        import_wandb()
     quiet()
     device = distributed.start()
     if not distributed.first():  # one of several processes speaks
@@ -373,7 +381,10 @@ def open_learner(args, found, settings: dict, about: dict):
     if args.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     every = {"save_every": args.save_every, "sample_every": args.sample_every}
-    return ContinualLearner(pipe, args.method, args.seed, args.out, {**base.record(), **about}, **every, **settings)
+    learner = ContinualLearner(pipe, args.method, args.seed, args.out, {**base.record(), **about}, **every, **settings)
+    if args.wandb and learner.run:
+        start_wandb(args.out, learner.identity)
+    return learner
 
 
 def quiet() -> None:

@@ -53,6 +53,7 @@ def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     p.add_argument(
         "--sample-every", type=at_least(0), default=0, metavar="N", help="concepts: steps between samples in RUN/images"
     )
+    p.add_argument("--wandb", action="store_true", help="send what TensorBoard shows to Weights & Biases too")
     add_settings(p, AdapterSettings, "settings", "the default is the method's, see `stamina-lite methods`")
     add_settings(p, Settings, "settings of concepts")
     if classes:

@@ -472,7 +472,7 @@ def test_interrupted_learning_goes_on_with_the_same_command(run, tiny_folder, ph
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
-    def broken(source):
+    def broken(*args, **options):
         raise ValueError("not the user's")
 
     monkeypatch.setattr("stamina_lite.diffusion.concepts.concepts", broken)

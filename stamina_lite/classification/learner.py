@@ -12,7 +12,7 @@ from ..methods.registry import make_class_method
 from ..runs.devices import precision_of
 from ..runs.files import read_record, write_json
 from ..runs.folder import shown
-from ..runs.sequence import RECORDED, Sequence, precision_record, step_bar
+from ..runs.sequence import RECORDED, Sequence, precision_record
 from ..runs.state import load_state, memory_size, state_tensors
 from .backbones import precision
 from .datasets import ClassDataset, class_tasks, of_classes, task_images
@@ -85,7 +85,7 @@ class ContinualClassifier(Sequence):
         task = len(self.records) + 1
         images, s = task_images(self.data.train, self.rounds[task - 1]), self.method.settings
         n_steps = s.epochs * -(-len(images.indices) // s.batch)
-        with step_bar(f"task {task}", n_steps, progress) as on_step:
+        with self.steps(f"task {task}", n_steps, progress) as on_step:
             learned = self.model.learn(images, task, on_step)
         percent, right = 100 / self.weights, self.test()
         stored = memory_size(self.model.layers) + sum(p.numel() for p in self.model.head.parameters())
@@ -100,7 +100,10 @@ class ContinualClassifier(Sequence):
         }
         self.finish(record, learned)
         if self.run:
-            write_json(self.run.folder / "results.json", self.results())
+            results = self.results()
+            write_json(self.run.folder / "results.json", results)
+            self.events.scalars({key: results[key] for key in MEASURES}, task, "all_seen")
+            self.events.flush()
         return record
 
     def learn_all(self, progress: bool = True) -> dict:

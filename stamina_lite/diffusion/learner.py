@@ -15,12 +15,13 @@ from ..runs import distributed
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import load_task, read_record, write_json
 from ..runs.folder import refuse_another_base, shown, tasks_of
-from ..runs.sequence import Sequence, precision_record, step_bar
+from ..runs.sequence import Sequence, precision_record
 from ..runs.state import load_state, memory_size, state_tensors
 from .captions import PROMPT
 from .concepts import Concept, set_hash
 from .evaluation import Evaluation
 from .model import TextToImage
+from .pictures import from_folder
 from .vocabulary import check_tokens
 
 SAVE_EVERY, LARGE = 100, 256  # steps, px
@@ -104,7 +105,7 @@ class ContinualLearner(Sequence):
             checkpoint = Checkpoint(
                 self.out, {"number": task, "pictures": pictures}, self.save_every, distributed.first()
             )
-        with step_bar(f"{task:3d} {name}", self.method.settings.steps, progress and distributed.first()) as bar:
+        with self.steps(f"{task:3d} {name}", self.method.settings.steps, progress and distributed.first()) as bar:
 
             def on_step(step: int, numbers: dict) -> None:
                 bar(step, numbers)
@@ -195,14 +196,19 @@ def run_sequence(
         raise UserError("a measured sequence needs a folder for its pictures and results: give the learner an out")
     measure, table = distributed.first(), learner.out / "results.json"
     check_tokens([c for c in concepts if c.token not in learner.model.token_ids], learner.pipe.tokenizer)
-    silent = not (progress and measure)
+    silent, done = not (progress and measure), len(learner.records)
     bar = tqdm([] if learner.method.joint else concepts, desc="concepts", unit="concept", **shown(not silent))
     for task, concept in enumerate(bar, 1):
         record = learner.learn(concept, progress)
         bar.set_postfix(loss=f"{record['loss']:.4f}")
         if measure:
             evaluation.after(learner, task, concepts[:task] if task in evaluation.stages else [concept])
-            write_json(table, evaluation.results(learner))
+            results = evaluation.results(learner)
+            write_json(table, results)
+            if task > done:
+                drawn = from_folder(learner.out / "images" / f"after-{task:03d}" / concept.name)[:N_SAMPLES]
+                learner.events.scalars({"mmd2": results["mmd"][task][task]}, task, "just_learned")
+                learner.events.images(to_pil(drawn), task, concept.name)
     if learner.method.joint:
         learner.learn_jointly(concepts, progress)
     if not measure:
@@ -210,6 +216,8 @@ def run_sequence(
     evaluation.after(learner, len(concepts), concepts)
     results = evaluation.results(learner)
     write_json(table, results)
+    learner.events.scalars(results, len(concepts), "final")
+    learner.events.flush()
     return results
 
 
