@@ -4,12 +4,17 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
+from stamina_lite import ContinualLearner, concepts, load_base
+from stamina_lite.diffusion.export import export
 from stamina_lite.errors import UserError
+from stamina_lite.runs.checkpoint import FILE, Checkpoint
 from stamina_lite.runs.devices import peak_memory
+from stamina_lite.runs.files import write_tensors
 from stamina_lite.runs.folder import Run
 
 CPU = torch.device("cpu")
@@ -65,3 +70,42 @@ def test_a_run_is_open_in_one_process_at_a_time_and_free_after_its_death(tmp_pat
     assert Run(tmp_path / "run", {"base": "b", "settings": {}}, CPU).lock is first.lock, (
         "one process may open a run twice"
     )
+
+
+def mapped(place: Path) -> list[str]:
+    """Files under a place that this process has mapped into its memory."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return sorted({line.split()[-1] for line in lines if str(place) in line})
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="mapped files are listed by Linux only")
+def test_no_file_is_written_or_moved_while_it_is_mapped(tiny_folder, photos, tmp_path, monkeypatch):
+    """As Windows forbids it: exports to diffusers, checkpoints that replace the one that was gone on from."""
+    written, moved = [], []
+
+    def write(file, *args):
+        assert not mapped(file)
+        written.append(file.name)
+        write_tensors(file, *args)
+
+    def move(source, target):
+        assert not mapped(source) and not mapped(target)
+        moved.append(Path(target).name)
+        replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr("stamina_lite.diffusion.export.write_tensors", write)
+    monkeypatch.setattr("stamina_lite.runs.checkpoint.write_tensors", write)
+    monkeypatch.setattr(os, "replace", move)
+    monkeypatch.setattr(Path, "replace", lambda source, target: move(source, target))
+    few = {"steps": 4, "batch": 2, "rank": 2, "save_every": 1}
+    learner = ContinualLearner(load_base(tiny_folder, "cpu"), "stamina", out=tmp_path / "run", **few)
+    learner.learn(concepts(photos)[0], progress=False)
+    with pytest.raises(ZeroDivisionError):
+        learner.model.learn(concepts(photos)[1], learner.method, 0, 2, lambda step, _: 1 / (step - 2), Checkpoint(
+            tmp_path / "run", {}, 1))  # fmt: skip
+    checkpoint = Checkpoint(tmp_path / "run", {}, 1)
+    learner.model.learn(concepts(photos)[1], learner.method, 0, 2, None, checkpoint)
+    assert moved.count(FILE) >= 8
+    export(learner, "diffusers", tmp_path / "model", lambda: load_base(tiny_folder, "cpu"))
+    assert "model.safetensors" in written and "model" in moved and (tmp_path / "model" / "README.md").is_file()

@@ -5,6 +5,7 @@ A1111. `tokens`: a file for each token, for `load_textual_inversion` or folders 
 """
 
 import copy
+import gc
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from ..core.layers import layers_of
@@ -86,6 +87,7 @@ def export(
     try:
         temporary.mkdir(parents=True)
         verified = KINDS[kind](learner, temporary, base, Options(rank, concept, dtype))
+        gc.collect()  # of the stock pipeline, which maps the files: Windows renames no folder of mapped files
         if out.exists():
             out.rmdir()
         temporary.replace(out)
@@ -229,7 +231,7 @@ def write_for_transformers_4(pipe, folder: Path) -> None:
     pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # vocab.json and merges.txt
     write_json(folder / "tokenizer" / "added_tokens.json", pipe.tokenizer.get_added_vocab())
     for file in (folder / "text_encoder").glob("*.safetensors"):
-        tensors = load_file(file)
+        tensors = load(file.read_bytes())  # load_file would map the file, which Windows then lets nobody write
         if not any(name.startswith("text_model.") for name in tensors):
             write_tensors(file, {f"text_model.{name}": tensor for name, tensor in tensors.items()}, {"format": "pt"})
 

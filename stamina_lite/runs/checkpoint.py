@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from ..errors import UserError
@@ -79,9 +80,9 @@ class Checkpoint:
         try:
             with safe_open(self.file, "pt") as reader:
                 about = json.loads(reader.metadata()["about"])
-                if about["task"] != self.task:
-                    return 0
-                tensors: dict[str, Tensor] = {key: reader.get_tensor(key) for key in reader.keys()}
+            if about["task"] != self.task:
+                return 0
+            tensors = load(self.file.read_bytes())  # mapped, it could not be replaced on Windows
             with torch.no_grad():
                 for k, parameter in enumerate(parameters(optimizer)):
                     parameter.copy_(tensors[f"parameter.{k}"])
