@@ -1,8 +1,10 @@
 """TensorBoard events, read back with TensorBoard's own reader."""
 
+import io
 import json
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stamina_lite import ContinualLearner, cli, concepts
@@ -40,6 +42,8 @@ def test_a_measured_run_has_its_losses_rates_likeness_and_images(tiny, photos, t
     assert sorted(seen.Tags()["images"]) == ["amber", "berry"]
     image = seen.Images("berry")[0]
     assert (image.step, image.width, image.height) == (2, 64, 32)
+    shown, stored = Image.open(io.BytesIO(image.encoded_image_string)), tmp_path / "run" / "images" / "after-002"
+    assert shown.crop((32, 0, 64, 32)).tobytes() == Image.open(stored / "berry" / "01.png").tobytes()
 
 
 def test_events_of_a_task_that_was_killed_are_replaced(tiny_folder, photos, tmp_path):

@@ -13,6 +13,7 @@ from stamina_lite.core.seeds import seeded
 from stamina_lite.diffusion import bases
 from stamina_lite.diffusion.bases import load_recorded, precision
 from stamina_lite.diffusion.model import TextToImage
+from stamina_lite.errors import UserError
 
 
 def test_precision_is_what_the_device_is_good_at(monkeypatch):
@@ -44,6 +45,14 @@ def test_half_precision_trains_fp32_parameters_as_fp32_does(tiny_folder, photos)
         assert fixed[0] < 0.995 * fixed[1]
         curves.append([s["diffusion"] for s in steps])
     assert curves[0] == pytest.approx(curves[1], rel=0.02)
+
+
+def test_images_that_overflow_in_half_precision_are_an_error_and_not_black(tiny_folder):
+    model = TextToImage(load_base(tiny_folder, "cpu", torch.float16))
+    with torch.no_grad():
+        model.vae.decoder.conv_in.bias += 1e5  # beyond the largest number of fp16: the next mean is not finite
+    with pytest.raises(UserError, match="images in float16 are no finite numbers: load the base in a larger precision"):
+        model.generate(["a photo"], [0], steps=1)
 
 
 def test_in_fp16_small_gradients_are_not_lost(tiny_folder, photos):

@@ -30,10 +30,10 @@ def stored(run) -> tuple[dict, dict, list]:
     return tasks[1][0], records, log
 
 
-def learner(folder, out, method, **options):
+def learner(folder, out, method, dtype=torch.float32, **options):
     settings = {**FEW, **({"n_prior": 2} if method in ("custom-diffusion", "replay") else {})}
     settings = {**settings, **({"lr": 1e-3} if method == "dreambooth" else {})}
-    return ContinualLearner(load_base(folder, "cpu"), method, out=out, **options, **settings)
+    return ContinualLearner(load_base(folder, "cpu", dtype), method, out=out, **options, **settings)
 
 
 def interrupt_at(learner, step: int) -> None:
@@ -51,21 +51,30 @@ def interrupt_at(learner, step: int) -> None:
     learner.model.learn = interrupted
 
 
-@pytest.mark.parametrize("method", ["stamina", "lora-ewc", "custom-diffusion", "dreambooth"])
-def test_a_task_that_was_interrupted_goes_on_with_the_same_result(tiny_folder, photos, tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        ("stamina", torch.float32),
+        ("stamina", torch.float16),  # with a scaled loss
+        ("lora-ewc", torch.float32),
+        ("custom-diffusion", torch.float32),
+        ("dreambooth", torch.float32),
+    ],
+)
+def test_a_task_that_was_interrupted_goes_on_with_the_same_result(tiny_folder, photos, tmp_path, method, dtype):
     found = concepts(photos)[:2]
-    whole = learner(tiny_folder, tmp_path / "whole", method)
+    whole = learner(tiny_folder, tmp_path / "whole", method, dtype)
     for concept in found:
         whole.learn(concept, progress=False)
     run = tmp_path / "run"
-    begun = learner(tiny_folder, run, method, save_every=2)
+    begun = learner(tiny_folder, run, method, dtype, save_every=2)
     begun.learn(found[0], progress=False)
     interrupt_at(begun, step=4)
     with pytest.raises(KeyboardInterrupt):
         begun.learn(found[1], progress=False)
     del begun
     assert (run / FILE).is_file() and not (run / "tasks" / "002").exists()
-    again, made = learner(tiny_folder, run, method, save_every=2), []
+    again, made = learner(tiny_folder, run, method, dtype, save_every=2), []
     learn = again.model.learn
     again.model.learn = lambda c, m, seed, task, on_step, checkpoint: learn(
         c, m, seed, task, lambda step, numbers: (made.append(step), on_step(step, numbers)), checkpoint

@@ -119,7 +119,7 @@ class Inference:
             height, width: in px, multiples of 8; by default the base's own size.
 
         Raises:
-            UserError: a prompt contains an unknown token, or another argument is wrong.
+            UserError: a prompt contains an unknown token, another argument is wrong, or an image is not finite.
         """
         height, width = height or self.size, width or self.size
         if not prompts:
@@ -135,7 +135,13 @@ class Inference:
         if not 1 <= steps <= max_steps:
             raise UserError(f"steps must be 1 to {max_steps}, as many as the base was trained with, not {steps}")
         more = {"negative_prompt": negative_prompt, "height": height, "width": width}
-        return self._run(prompts, seeds, steps, guidance, batch, sampler, "pt", **more).cpu() * 2 - 1
+        images = self._run(prompts, seeds, steps, guidance, batch, sampler, "pt", **more).cpu() * 2 - 1
+        if not images.isfinite().all():  # stock pipelines draw black instead
+            raise UserError(
+                f"images in {str(self.unet.dtype).removeprefix('torch.')} are no finite numbers: load the base in a "
+                "larger precision, load_base(..., dtype=torch.float32), or lower the guidance"
+            )
+        return images
 
     def _run(
         self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, sampler="unipc", output_type="pt",
