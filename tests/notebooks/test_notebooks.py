@@ -214,3 +214,33 @@ def test_they_run(tmp_path):
     )
     assert run.returncode == 0, run.stdout[-6000:]
     assert re.search(r"\d{2,} passed", run.stdout)
+
+
+HALF = """
+import json, os, sys
+import nbformat, torch
+from IPython.core.interactiveshell import InteractiveShell
+from stamina_lite.diffusion import bases
+bases.precision = lambda device: torch.bfloat16
+file, values = sys.argv[1], json.loads(sys.argv[2])
+os.chdir(os.path.dirname(file))
+shell = InteractiveShell()
+for cell in nbformat.read(file, 4).cells:
+    if cell.cell_type == "code":
+        shell.run_cell(cell.source).raise_error()
+    if "parameters" in cell.metadata.get("tags", []):
+        shell.user_ns.update({name: value for name, value in values.items() if name in shell.user_ns})
+dtypes = {str(v.unet.dtype) for v in shell.user_ns.values() if isinstance(getattr(v, "unet", None), torch.nn.Module)}
+print("DTYPES", sorted(dtypes))
+"""
+
+
+def test_the_quick_start_runs_where_the_base_is_in_half_precision(tiny_folder, photos, tmp_path):
+    """As on a GPU, with what is saved there loaded by stock code; here with a tiny pipeline."""
+    values = {"BASE": str(tiny_folder), "SET": str(photos), "STEPS": 2, "PICTURES": 2, "COUNT": 2, "OUT": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", HALF, str(HOME / "00_quick_start.ipynb"), json.dumps(values)], capture_output=True, text=True,
+        env={**os.environ, "MPLBACKEND": "agg", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    assert "torch.bfloat16" in done.stdout.splitlines()[-1]
