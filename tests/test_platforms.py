@@ -72,6 +72,29 @@ def test_a_run_is_open_in_one_process_at_a_time_and_free_after_its_death(tmp_pat
     )
 
 
+WITHOUT_LOCKS = """
+import errno, fcntl
+def flock(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+fcntl.flock = flock
+"""
+
+
+def test_a_run_on_a_file_system_without_locks_is_open_in_one_process_at_a_time_too(tmp_path):
+    """As on some network drives: filelock then locks by the presence of a file, also after a kill."""
+    command = [sys.executable, "-c", WITHOUT_LOCKS + OPEN, str(tmp_path / "run")]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "open\n"
+        second = subprocess.run(command, input="", capture_output=True, text=True)
+        assert "run is in use by another process" in second.stderr
+    finally:
+        other.kill()
+        other.wait()
+    third = subprocess.run(command, input="", capture_output=True, text=True)
+    assert third.stdout == "open\n", third.stderr
+
+
 def mapped(place: Path) -> list[str]:
     """Files under a place that this process has mapped into its memory."""
     lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()

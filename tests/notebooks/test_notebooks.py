@@ -238,8 +238,9 @@ print("DTYPES", sorted(dtypes))
 def test_the_quick_start_runs_where_the_base_is_in_half_precision(tiny_folder, photos, tmp_path):
     """As on a GPU, with what is saved there loaded by stock code; here with a tiny pipeline."""
     values = {"BASE": str(tiny_folder), "SET": str(photos), "STEPS": 2, "PICTURES": 2, "COUNT": 2, "OUT": str(tmp_path)}
+    script = [sys.executable, "-c", HALF, str(HOME / "00_quick_start.ipynb"), json.dumps(values)]
     done = subprocess.run(
-        [sys.executable, "-c", HALF, str(HOME / "00_quick_start.ipynb"), json.dumps(values)], capture_output=True, text=True,
+        script, capture_output=True, text=True,
         env={**os.environ, "MPLBACKEND": "agg", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
