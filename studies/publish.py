@@ -3,7 +3,7 @@
     stamina-lite reproduce claim50 --out runs/claim50
     stamina-lite reproduce claim10 --out runs/claim10 --workers 2
     stamina-lite reproduce classes --out runs/classes --workers 2
-    python studies/publish.py runs/claim50 runs/claim10 runs/classes
+    python studies/publish.py runs/claim50 runs/claim10 runs/classes runs/frontier
 
 A folder of runs has its grid's name. Of every run, run.json, results.json and its checksums are stored in results/; of
 concepts, for the first seed in the set's own order, a few images of an early, a middle and a late person and waterfall.
@@ -29,7 +29,7 @@ from PIL import Image
 
 from stamina_lite import concepts, plots
 from stamina_lite.diffusion.concepts import training_images
-from stamina_lite.reproduction import claims, class_claims, figures
+from stamina_lite.reproduction import claims, class_claims, figures, frontier
 from stamina_lite.reproduction.grids import CHECKSUM_FILE
 from stamina_lite.reproduction.results import StoredRun, read_runs, rows_of
 from stamina_lite.runs.files import read_json
@@ -39,12 +39,17 @@ import step_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
-LARGE, SMALL, CLASSES = "claim50", "claim10", "classes"
+LARGE, SMALL, CLASSES, FRONTIER = "claim50", "claim10", "classes", "frontier"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
-KEPT = {LARGE: 4, SMALL: 2, CLASSES: 0}  # pictures of a concept and stage, of those that come from the same noise
+KEPT = {
+    LARGE: 4,
+    SMALL: 2,
+    CLASSES: 0,
+    FRONTIER: 2,
+}  # pictures of a concept and stage, of those that come from the same noise
 
 
 STUDIES = {  # block -> the table of a study, and its file in results/
@@ -61,6 +66,9 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     """Every table, by the name under which documents show it."""
     found = claims.documents(results, grids) | class_claims.blocks(results, grids)
     found |= step_tables.blocks(results) | class_heads.blocks(results)
+    if (results / FRONTIER).is_dir():
+        runs = read_runs(results / FRONTIER, grids / f"{FRONTIER}.yaml")
+        found |= {"frontier": frontier.frontier_table(runs), "gaps": frontier.gaps_table(runs)}
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
             found[name] = make(read_json(results / file)) + (FEW if name in ("past", "search", "steps") else "")
@@ -130,6 +138,13 @@ def figures_of_claim(found: list[StoredRun], home: Path) -> None:
             save(sheet, home / f"sheet-{f.run.row}.png", 80)
 
 
+def figures_of_frontier(found: list[StoredRun], home: Path) -> None:
+    save(frontier.plane(found), home / "plane.png")
+    save(frontier.norm_curves(found), home / "norms.png")
+    for measure in ("a_mmd", "accuracy"):
+        save(frontier.by_strength(found, measure), home / f"{measure}.png")
+
+
 def figures_of_classes(found: list[StoredRun], home: Path) -> None:
     """A_N of every row, and after every one of ten tasks."""
     drawn = class_claims.bootstrap(found)
@@ -149,13 +164,16 @@ def main() -> None:
             parser.error(f"{runs} is named after no grid: expected {', '.join(KEPT)}")
         for seal in sorted(runs.glob(f"*/{CHECKSUM_FILE}")):
             store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
-    found = {name: read_runs(RESULTS / name, GRIDS / f"{name}.yaml") for name in KEPT}
+    stored = [name for name in KEPT if (RESULTS / name).is_dir()]
+    found = {name: read_runs(RESULTS / name, GRIDS / f"{name}.yaml") for name in stored}
     tables = blocks()
     for name in DOCUMENTS:
         fill(ROOT / name, tables)
     print(*tables.values(), sep="\n\n")
     figures_of_claim(found[LARGE], RESULTS / LARGE)
     figures_of_classes(found[CLASSES], RESULTS / CLASSES)
+    if FRONTIER in found:
+        figures_of_frontier(found[FRONTIER], RESULTS / FRONTIER)
     every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], training_images(concepts("mini10"), 2))
     save(every, RESULTS / SMALL / "gallery.png", 50)
 

@@ -83,4 +83,7 @@ def test_figures_have_a_line_for_every_frontier(found):
     strengths = frontier.by_strength(found, "a_mmd").axes[0]
     assert strengths.lines[0].get_xdata().tolist() == [0.1, 1.0, 10.0]
     assert strengths.lines[0].get_ydata().tolist() == pytest.approx([3.0, 3.0, 3.0])
+    left, right = frontier.norm_curves(found).axes
+    assert (left.get_title(), right.get_title()) == ("c-lora", "stamina") and len(left.lines) == 3
+    assert left.lines[1].get_ydata().tolist()[0] == 2.0 and left.lines[0].get_alpha() < left.lines[2].get_alpha()
     plt.close("all")

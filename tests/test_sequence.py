@@ -304,6 +304,7 @@ def test_a_run_finds_its_base_where_it_was_moved_to(tiny_folder, photos, tmp_pat
     assert code == 2 and f"no longer at {tmp_path / 'old'}: give its new place with --base" in error
     assert command(*drawing, "--base", tmp_path / "new")[0] == 0
     assert command("export", out, "--to", "tokens", "--out", tmp_path / "t", "--base", tmp_path / "new")[0] == 0
+    assert command("report", out, "--out", tmp_path / "report.html")[0] == 0
     assert json.loads((out / "run.json").read_text())["base_model"] == str(tmp_path / "old")
     shutil.copytree(photos / "berry", one / "berry")
     code, error = command(*begin, "mini")

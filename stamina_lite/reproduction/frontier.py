@@ -146,6 +146,25 @@ def plane(found: list[StoredRun]) -> Figure:
     return figure
 
 
+def norm_curves(found: list[StoredRun]) -> Figure:
+    """‖ΔW_t‖ against the task, a panel for every frontier: the weaker the line's colour, the lower the strength.
+
+    arXiv 2410.00700 argues that C-LoRA's penalty pushes new updates to zero.
+    """
+    p, frame = points(found), norms(found)
+    methods = p.methods()
+    size = (2.6 * len(methods), 2.8)
+    figure, axes = plt.subplots(1, len(methods), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, method in zip(axes[0], methods, strict=True):
+        rows = p.curve(method)
+        for k, row in enumerate(rows, 1):
+            axis.plot(frame.index, frame[row], color=colour(method), alpha=k / len(rows), label=row.partition("@")[2])
+        axis.set(title=method, xlabel="Task", yscale="log")
+        axis.legend(frameon=False, fontsize=7)
+    axes[0][0].set_ylabel("Norm of the update, ‖ΔW_t‖")
+    return figure
+
+
 def region(x: np.ndarray, y: np.ndarray, centre: tuple[float, float], shade: str) -> Ellipse:
     """The 95 % ellipse of a bootstrap of two measures, by their covariance."""
     keep = np.isfinite(x) & np.isfinite(y)
