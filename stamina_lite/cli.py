@@ -119,6 +119,7 @@ def parser() -> Parser:
     p.add_argument("--data", type=folder, metavar="DIR", help="celeba-landmarks50, imagenet-r: filled by data_scripts")
     p.add_argument("--stages", type=at_least(1), nargs="+", metavar="N", help="measure after N concepts too")
     p.add_argument("--pictures", type=at_least(2), metavar="N", help="pictures drawn of a concept (16)")
+    p.add_argument("--features", metavar="NAME", help="what pictures are compared in: clip, dino, or a folder (lite0)")
     p.add_argument("--order", choices=("alternate", "people-first", "waterfalls-first"))
     p.add_argument("--shuffle", type=at_least(0), metavar="S", help="mix the order within each kind (0: no)")
     add_run_options(p, classes=True)
@@ -220,12 +221,14 @@ def bench_concepts(args) -> None:
     order, pictures, stages = args.order or "alternate", args.pictures or 16, args.stages or []
     found = concepts(args.set, order, args.concepts, args.shuffle or 0, args.data, args.crop or "centre")
     settings = checked_settings(args)
+    name, download = args.features or "lite0", args.features is not None
+    extractors = [features(name, greyscale=grey, download=download) for grey in (False, True)]
     if max(stages, default=0) > len(found):
         raise UserError(f"--stages names {max(stages)} concepts, and there are {len(found)}: leave it out")
     about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": order, "pictures": pictures}
     about |= {"shuffle": args.shuffle or 0, "stages": stages}
+    about |= {"features": args.features} if args.features else {}
     learner = open_learner(args, found, settings, about)
-    extractors = features("lite0"), features("lite0", greyscale=True)
     guidance = learner.method.settings.guidance
     evaluation = Evaluation(found, *extractors, pictures, guidance=guidance, stages=stages)
     results = run_sequence(learner, found, evaluation)
@@ -250,7 +253,7 @@ def bench_classes(args) -> None:
     refuse()
     settings = given_settings(args)
     of_concepts = ["base_config", "gradient_checkpointing", "crop", "save_every", "sample_every"]
-    of_concepts += ["stages", "order", "shuffle", "pictures"]
+    of_concepts += ["stages", "order", "shuffle", "pictures", "features"]
     refuse_options(args, of_concepts, "concepts, and these are classes")
     make_class_method(args.method, **settings)  # a wrong setting is refused before anything is loaded
     base = args.base or (IMAGENET_R if args.set == "imagenet-r" else "mini")

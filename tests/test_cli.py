@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stamina_lite import cli, measures, options
+from stamina_lite import cli, concepts, measures, options
 from stamina_lite.core.seeds import image_seed
 from stamina_lite.core.settings import GUIDANCE, ClassSettings, Settings
 from stamina_lite.diffusion.bases import load_base
@@ -116,6 +116,25 @@ def test_prior_images_of_a_kind_that_nobody_named_are_a_notice(tiny_folder, phot
         "prior images show 'a photo of a person; a photo of a waterfall': name the kind of your concepts by "
         "--prior-prompts"
     ]
+
+
+def test_bench_measures_in_the_features_asked_for(tiny_folder, photos, tmp_path, capsys):
+    from transformers import ViTConfig, ViTModel
+
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTModel(ViTConfig(**shape, image_size=56, patch_size=28)).save_pretrained(tmp_path / "dino")
+    argv = ["bench", photos, "--concepts", "1", "--method", "lora", "--base", tiny_folder, "--pictures", "2", *QUICK]
+    argv = [str(word) for word in (*argv, "--out", tmp_path / "run")]
+    assert cli.main([*argv, "--features", str(tmp_path / "dino")]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["features"] == str(tmp_path / "dino")
+    x = features(str(tmp_path / "dino"))(from_folder(tmp_path / "run" / "images" / "after-001" / "amber"))
+    real = features(str(tmp_path / "dino"))(concepts(photos)[0].load_references(32))
+    assert results["a_mmd"] == pytest.approx(measures.mmd2(real, x))
+    assert results["image_alignment"] == pytest.approx(measures.image_alignment(x, real))
+    assert cli.main(argv) == 2 and "features" in capsys.readouterr().err  # another measure is another run
+    assert cli.main([*argv[:-1], str(tmp_path / "other"), "--features", "nowhere"]) == 2
+    assert "no CLIP or DINO weights" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_generate_writes_pictures_that_say_what_they_are(run, tmp_path, capsys):

@@ -6,14 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from base_models import make_tokenizer
 from PIL import Image
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTModel,
+)
 
 import stamina_lite.measures.features as module
 from stamina_lite.diffusion.concepts import concepts as concepts_of
 from stamina_lite.diffusion.evaluation import Evaluation, reference_features
 from stamina_lite.errors import UserError
 from stamina_lite.measures.accuracy import concept_accuracy
+from stamina_lite.measures.alignment import image_alignment, text_alignment
 from stamina_lite.measures.features import Clip, features, prepare
 from stamina_lite.measures.mmd import mmd2
 
@@ -112,6 +123,57 @@ def test_clip_from_a_folder_is_transformers_own(clip_folder):
     assert (rows - features(str(clip_folder), greyscale=True)(pictures)).norm() > 1e-3
 
 
+@pytest.mark.parametrize("kind", [(ViTConfig, ViTModel), (Dinov2Config, Dinov2Model)], ids=["DINO", "DINOv2"])
+def test_dino_from_a_folder_is_transformers_class_token(tmp_path, kind):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    network = kind[1](kind[0](**shape, image_size=56, patch_size=28)).eval()
+    network.save_pretrained(tmp_path / "dino")
+    pictures = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rows = features(str(tmp_path / "dino"))(pictures)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (module.IMAGENET_DEFAULT_MEAN, module.IMAGENET_DEFAULT_STD))
+    options = {"interpolate_pos_encoding": True} if kind[1] is ViTModel else {}
+    with torch.no_grad():
+        expected = network(((pictures + 1) / 2 - mean) / std, **options).last_hidden_state[:, 0]
+    assert rows.shape == (3, 24) and torch.allclose(rows, torch.nn.functional.normalize(expected), atol=1e-5)
+    assert (rows[0] - rows[1]).norm() > 1e-3
+    assert (rows - features(str(tmp_path / "dino"), greyscale=True)(pictures)).norm() > 1e-3
+
+
+def test_texts_and_images_are_in_one_space_of_clip(tmp_path):
+    """As transformers' own CLIPModel puts them there."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(["a photo of a red person"], tmp_path / "clip")
+    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "eos_token_id": tokenizer.eos_token_id, "projection_dim": 16}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 32, "patch_size": 8, "projection_dim": 16}  # fmt: skip
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+    whole.save_pretrained(tmp_path / "clip")
+    clip = features(str(tmp_path / "clip"))
+    prompts, pictures = ["a photo", "a red person"], torch.rand(2, 3, 32, 32) * 2 - 1
+    ids = tokenizer(prompts, padding=True, return_tensors="pt")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (module.OPENAI_CLIP_MEAN, module.OPENAI_CLIP_STD))
+    with torch.no_grad():
+        expected = whole(**ids, pixel_values=((pictures + 1) / 2 - mean) / std)
+    assert torch.allclose(clip.text(prompts), expected.text_embeds, atol=1e-5)
+    assert torch.allclose(clip(pictures), expected.image_embeds, atol=1e-5)
+    cosines = expected.text_embeds @ expected.image_embeds.T
+    assert text_alignment(clip(pictures), clip.text(prompts)) == pytest.approx(
+        cosines.diagonal().mean().item(), abs=1e-5
+    )
+    assert image_alignment(clip(pictures), clip.text(prompts)) == pytest.approx(cosines.mean().item(), abs=1e-5)
+    assert cosines.diagonal().mean() != pytest.approx(cosines.mean().item(), abs=1e-4)
+
+
+def test_a_model_of_another_kind_gives_no_features(tmp_path):
+    from transformers import BertConfig
+
+    BertConfig().save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="no CLIP or DINO weights"):
+        features(str(tmp_path / "bert"))
+
+
 def test_cached_features_are_those_of_the_weights_in_use(clip_folder, tmp_path, monkeypatch):
     """The folder's name stays, its weights change: the features on disk are the old model's and must not be taken."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -158,7 +220,7 @@ def test_the_key_of_cached_features_holds_the_preprocessing(clip_folder, monkeyp
 
 
 def test_clip_that_is_not_there_is_the_users_error(tmp_path):
-    with pytest.raises(UserError, match="no CLIP weights"):
+    with pytest.raises(UserError, match="no CLIP or DINO weights"):
         features(str(tmp_path / "nowhere"))
 
 

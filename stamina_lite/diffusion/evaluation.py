@@ -115,6 +115,7 @@ class Evaluation:
             "f_mmd": measures.f_mmd(drift) if drift else None,
             "f_mmd_each": drift,  # of all concepts but the last
             "kid": sum(measures.kid(r, x) for r, x in zip(real, current, strict=True)) / n,
+            "image_alignment": sum(map(measures.image_alignment, current, real)) / n,
             "concept_accuracy": accuracy,
             "concept_accuracy_each": hits.tolist(),
         }

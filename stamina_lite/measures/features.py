@@ -1,8 +1,9 @@
 """Image features: frozen networks that map pictures to unit vectors, in which they are compared.
 
 `lite0` (EfficientNet-Lite0, ImageNet) is shipped with the package [ours]. The paper uses CLIP image features [paper]:
-`clip`, or any CLIP folder or hub id. We do not know which CLIP the paper used, so `clip` is our choice [ours]. Numbers
-of different features have different scales and must not be compared.
+`clip`, or any CLIP folder or hub id. We do not know which CLIP the paper used, so `clip` is our choice [ours]. DINO's
+features are those of other papers: `dino`, or the folder or hub id of any DINO. Numbers of different features have
+different scales and must not be compared.
 """
 
 import hashlib
@@ -16,13 +17,23 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+)
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..errors import UserError
 
-CLIP = "openai/clip-vit-large-patch14"  # the CLIP whose text half Stable Diffusion 1.x reads prompts with
+NAMED = {
+    "clip": "openai/clip-vit-large-patch14",  # the CLIP whose text half Stable Diffusion 1.x reads prompts with
+    "dino": "facebook/dino-vits16",  # of the DreamBooth paper
+}
 LITE0 = Path(__file__).parents[1] / "assets" / "lite0.safetensors"
+DINO_SIZE = 224
 LITE0_SIZE = 112  # separates identities of 64 px pictures better than 64
 BATCH = 64
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
@@ -45,15 +56,30 @@ class Features(Protocol):
 
 
 def features(name: str = "lite0", device: str = "cpu", *, greyscale: bool = False, download: bool = False) -> Features:
-    """The features called `name`: "lite0", "clip", or the hub id or folder of a CLIP model with safetensors weights.
+    """The features called `name`: "lite0", "clip", "dino", or the hub id or folder of a CLIP or DINO in safetensors.
 
     greyscale: remove colour, a shortcut to many identities (background, hair).
-    download: allow downloading a CLIP model from the hub.
+    download: allow downloading a model from the hub.
     Raises UserError if the weights are not found.
     """
     if name == "lite0":
         return Lite0(device, greyscale)
-    return Clip(CLIP if name == "clip" else name, device, greyscale, download)
+    source = NAMED.get(name, name)
+    try:
+        kind = AutoConfig.from_pretrained(source, local_files_only=not download).model_type
+    except (OSError, ValueError) as error:
+        raise UserError(absent(source)) from error
+    extractors: dict[str, Any] = {"clip": Clip, "clip_vision_model": Clip, "vit": Dino, "dinov2": Dino}
+    if kind not in extractors:
+        raise UserError(absent(source))
+    return extractors[kind](source, device, greyscale, download)
+
+
+def absent(source: str) -> str:
+    return (
+        f"no CLIP or DINO weights (safetensors) for {source} on this machine: give the folder of such a model, "
+        "a hub id with download allowed, or use the shipped features lite0"
+    )
 
 
 def hash_of(network: torch.nn.Module, *preprocessing: object) -> str:
@@ -110,10 +136,7 @@ class Clip:
                 source, local_files_only=not download, use_safetensors=True, output_loading_info=True
             )
         except OSError as error:
-            raise UserError(
-                f"no CLIP weights (safetensors) for {source} on this machine: give the folder of a CLIP model, "
-                "a hub id with download allowed, or use the shipped features lite0"
-            ) from error
+            raise UserError(absent(source)) from error
         network, loaded = both
         if loaded["missing_keys"]:  # transformers would fill them with random numbers and only log it
             raise UserError(
@@ -123,11 +146,21 @@ class Clip:
         self.name = f"{source}-grey" if greyscale else str(source)
         self.dim, self.size = network.config.projection_dim, network.config.image_size
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        self.source, self.download = source, download
         self.device, self.greyscale = device, greyscale
 
     @cached_property
     def key(self) -> str:
         return hash_of(self.network, self.size, self.mean.tolist(), self.std.tolist(), self.greyscale)
+
+    @torch.no_grad()
+    def text(self, prompts: list[str]) -> Tensor:
+        """Features of texts in the space of the images: (n, dim), unit rows. The text half is loaded when called."""
+        options = {"local_files_only": not self.download}
+        tokenizer = AutoTokenizer.from_pretrained(self.source, **options)
+        half: Any = CLIPTextModelWithProjection.from_pretrained(self.source, use_safetensors=True, **options)
+        ids = tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
+        return F.normalize(half.eval()(**ids).text_embeds)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -137,6 +170,39 @@ class Clip:
             batch = (prepare(batch, self.size, self.greyscale) + 1) / 2
             batch = (batch - self.mean) / self.std
             rows.append(F.normalize(self.network(batch.to(self.device)).image_embeds).cpu())
+        return torch.cat(rows)
+
+
+class Dino:
+    """The class token of a DINO or DINOv2 model, a ViT trained without labels.
+
+    source: a hub id or a folder. Raises UserError when it is not on this machine.
+    """
+
+    def __init__(self, source: str, device: str = "cpu", greyscale: bool = False, download: bool = False):
+        try:
+            network: Any = AutoModel.from_pretrained(source, local_files_only=not download, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise UserError(absent(source)) from error
+        self.network = network.eval().to(device, torch.float32)
+        self.name = f"{source}-grey" if greyscale else str(source)
+        self.dim, self.size = network.config.hidden_size, DINO_SIZE
+        self.options = {"interpolate_pos_encoding": True} if network.config.model_type == "vit" else {}
+        self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        self.device, self.greyscale = device, greyscale
+
+    @cached_property
+    def key(self) -> str:
+        return hash_of(self.network, self.size, self.mean.tolist(), self.std.tolist(), self.greyscale)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """images: (n, 3, H, W) in [-1, 1] -> (n, dim), unit rows. Resized to 224 px."""
+        rows = []
+        for batch in images.split(BATCH):
+            batch = ((prepare(batch, self.size, self.greyscale) + 1) / 2 - self.mean) / self.std
+            states = self.network(batch.to(self.device), **self.options).last_hidden_state
+            rows.append(F.normalize(states[:, 0]).cpu())
         return torch.cat(rows)
 
 

@@ -24,6 +24,7 @@ MEASURES = {
         "mean MMD² between pictures drawn just after a concept was learned and at the end; lower is better",
     ),
     "kid": ("KID", "as A_mmd with the kernel of KID, on unit vectors; lower is better"),
+    "image_alignment": ("Alignment", "mean cosine of generated and real pictures (CLIP-I with CLIP); higher is better"),
     "concept_accuracy": (
         "Accuracy",
         "share of the final model's pictures nearest to their own concept; chance is 1 / concepts",
