@@ -222,7 +222,7 @@ def bench_concepts(args) -> None:
     found = concepts(args.set, order, args.concepts, args.shuffle or 0, args.data, args.crop or "centre")
     settings = checked_settings(args)
     name, download = args.features or "lite0", args.features is not None
-    extractors = [features(name, greyscale=grey, download=download) for grey in (False, True)]
+    colour, grey = (features(name, greyscale=greyscale, download=download) for greyscale in (False, True))
     if max(stages, default=0) > len(found):
         raise UserError(f"--stages names {max(stages)} concepts, and there are {len(found)}: leave it out")
     about = {"set": Path(args.set).name, "set_hash": set_hash(found), "order": order, "pictures": pictures}
@@ -230,7 +230,7 @@ def bench_concepts(args) -> None:
     about |= {"features": args.features} if args.features else {}
     learner = open_learner(args, found, settings, about)
     guidance = learner.method.settings.guidance
-    evaluation = Evaluation(found, *extractors, pictures, guidance=guidance, stages=stages)
+    evaluation = Evaluation(found, colour, grey, pictures, guidance=guidance, stages=stages)
     results = run_sequence(learner, found, evaluation)
     for key, (name, meaning) in MEASURES.items():
         value = "    –" if results[key] is None else f"{results[key]:.3f}"
