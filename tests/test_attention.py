@@ -1,8 +1,9 @@
 """Maps of words: what they are in numbers, and that looking changes nothing."""
 
+import matplotlib.pyplot as plt
 import torch
 
-from stamina_lite import ContinualLearner, concepts
+from stamina_lite import ContinualLearner, concepts, plots
 from stamina_lite.diffusion.attention import word_maps, words_of
 from stamina_lite.diffusion.sampling import Inference
 
@@ -57,3 +58,26 @@ def test_the_tokens_of_a_word_are_one_word_and_a_concept_is_one(tiny, photos):
     assert len(dict(words)["photograph"]) > 1 and len(dict(words)["<amber>"]) == 1
     _, maps = word_maps(learner.model, "a photo of <amber>", steps=1)
     assert maps[-1][0] == "<amber>"
+
+
+def test_the_figure_shows_the_image_and_every_word(tiny):
+    image, maps = word_maps(Inference(tiny), "a red photo", steps=1)
+    figure = plots.word_figure(image, maps)
+    assert [axis.get_title() for axis in figure.axes] == ["image", "a", "red", "photo"]
+    assert [len(axis.images) for axis in figure.axes] == [1, 2, 2, 2]
+    assert torch.equal(torch.as_tensor(figure.axes[2].images[1].get_array()), maps[1][1])
+    plt.close(figure)
+
+
+def test_denoising_ends_in_the_generated_image(tiny):
+    model = Inference(tiny)
+    found = model.denoising("a red photo", seed=5, steps=4)
+    timesteps = [timestep for timestep, _ in found]
+    assert len(found) == 4 and timesteps == sorted(timesteps, reverse=True)
+    images = model.decode(torch.stack([latents for _, latents in found]))
+    expected = model.generate(["a red photo"], [5], steps=4)[0]
+    assert torch.allclose(images[-1].clamp(-1, 1), expected, atol=1e-4)
+    assert (images[0] - images[-1]).abs().max() > 0.05
+    assert type(model.pipe.scheduler).__name__ == "DDIMScheduler"
+    latents = model.encode(expected[None])
+    assert model.encode(model.decode(latents)).shape == latents.shape

@@ -55,6 +55,12 @@ class Inference:
         parts = [self.vae.encode(x.to(self.vae.device, self.vae.dtype)).latent_dist.mean for x in images.split(batch)]
         return torch.cat(parts).float() * self.vae.config.scaling_factor
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor, batch: int = 32) -> Tensor:
+        """Decode scaled latents to images: (n, C, h, w) -> (n, 3, H, W) in about [-1, 1], fp32, on the CPU."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
+        return torch.cat([self.vae.decode(x).sample.float().cpu() for x in scaled.split(batch)])
+
     def add_token(self, token: str, row: Tensor) -> None:
         """Set a token's row (width,) in the embedding table; a new token is added to the vocabulary."""
         if token not in self.token_ids:
@@ -143,9 +149,28 @@ class Inference:
             )
         return images
 
+    @torch.no_grad()
+    def denoising(
+        self, prompt: str, seed: int = 0, steps: int = DRAWING_STEPS, guidance: float = GUIDANCE
+    ) -> list[tuple[int, Tensor]]:
+        """Generate an image and return what it was on the way: its latents after every step of the sampler.
+
+        Returns:
+            For every step the timestep that it started from, falling, and the latents after it, (C, h, w).
+        """
+        check_prompts([prompt], self.pipe.tokenizer)
+        found: list[tuple[int, Tensor]] = []
+
+        def keep(pipe, step: int, timestep: Tensor, tensors: dict) -> dict:
+            found.append((int(timestep), tensors["latents"][0].float().cpu()))
+            return tensors
+
+        self._run([prompt], [seed], steps, guidance, output_type="latent", callback_on_step_end=keep)
+        return found
+
     def _run(
         self, prompts, seeds, steps=DRAWING_STEPS, guidance=GUIDANCE, batch=64, sampler="unipc", output_type="pt",
-        negative_prompt=None, **size,
+        negative_prompt=None, **options,
     ) -> Tensor:  # fmt: skip
         """Run the pipeline in batches with a sampler in place of the training scheduler, which is restored after it."""
         training_scheduler = self.pipe.scheduler
@@ -158,7 +183,7 @@ class Inference:
                 negative = [negative_prompt] * len(generators) if negative_prompt else None
                 images = self.pipe(
                     prompts[k : k + batch], num_inference_steps=steps, guidance_scale=guidance,
-                    generator=generators, output_type=output_type, negative_prompt=negative, **size,
+                    generator=generators, output_type=output_type, negative_prompt=negative, **options,
                 ).images  # fmt: skip
                 outputs.append(images.float())
         finally:

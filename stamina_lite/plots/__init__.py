@@ -1,5 +1,6 @@
 """The figures: every function returns a matplotlib Figure, drawn from stored results alone."""
 
+from .attention import word_figure
 from .classes import accuracy_curves, accuracy_matrix, learned_and_kept, ranking
 from .concepts import (
     accuracy,
@@ -16,5 +17,5 @@ from .style import colour
 
 __all__ = [
     "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "forgetting", "learned_and_kept", "load_masks",
-    "load_results", "mask_panel", "plasticity", "ranking", "run_sheet", "sheet", "weight_change",
+    "load_results", "mask_panel", "plasticity", "ranking", "run_sheet", "sheet", "weight_change", "word_figure",
 ]  # fmt: skip
