@@ -1,5 +1,5 @@
-# make run: the main job. make test: everything that is checked, WORKERS tests at a time. Both make .venv first, if it is
-# not there.
+# make run: the main job. make test: everything that is checked, WORKERS tests at a time. make book: web pages of it all.
+# All make .venv first, if it is not there.
 PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.ready
@@ -7,7 +7,7 @@ WORKERS ?= 2
 export TQDM_MININTERVAL = 1
 export HF_HUB_OFFLINE = 1
 
-.PHONY: run test lab lint resolve
+.PHONY: run test lab lint resolve book
 
 run: $(STAMP)
 	$(BIN)/stamina-lite reproduce quick --out runs/quick
@@ -27,6 +27,12 @@ resolve: $(STAMP)
 	  MACOSX_DEPLOYMENT_TARGET=14.0 $(BIN)/uv pip compile -q --python-version $$python --python-platform $$system \
 	    -c constraints.txt pyproject.toml -o /dev/null && echo "Python $$python, $$system: resolves" || exit 1; \
 	done; done
+
+# The notebooks as they are stored, documents and docstrings as web pages: build/book/index.html. Nothing is run.
+book: $(STAMP)
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[book]'
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/book
+	echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > build/book/index.html
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
