@@ -7,7 +7,7 @@ WORKERS ?= 2
 export TQDM_MININTERVAL = 1
 export HF_HUB_OFFLINE = 1
 
-.PHONY: run test lab lint resolve book
+.PHONY: run test lab lint resolve book browser-test
 
 run: $(STAMP)
 	$(BIN)/stamina-lite reproduce quick --out runs/quick
@@ -33,6 +33,11 @@ book: $(STAMP)
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[book]'
 	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/book
 	echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > build/book/index.html
+
+# The book in a real Chromium (of the system, or $$CHROMIUM); screenshots: build/screenshots.
+browser-test: book
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[browser]'
+	STAMINA_LITE_BROWSER_TEST=1 $(BIN)/python -m pytest -q tests/browser
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

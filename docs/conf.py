@@ -20,6 +20,7 @@ autodoc_typehints = "signature"
 napoleon_use_ivar = True
 html_theme = "sphinx_book_theme"
 html_title = "stamina-lite"
+html_static_path, html_css_files = ["_static"], ["book.css"]
 html_theme_options = {
     "show_toc_level": 2,
     "use_download_button": True,

@@ -1,0 +1,27 @@
+"""A Chromium. `make browser-test` runs these tests; `make test` does not."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+collect_ignore_glob = [] if os.environ.get("STAMINA_LITE_BROWSER_TEST") else ["test_*.py"]
+ROOT = Path(__file__).parents[2]
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="session")
+def screenshots():
+    """The folder in which screenshots are kept, to be looked at."""
+    folder = ROOT / "build" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
