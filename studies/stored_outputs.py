@@ -2,9 +2,8 @@
 
     make run && python studies/stored_outputs.py runs/quick
 
-Sources stay as they are; papermill's injected cell and widgets (progress bars too) are left out. Images get a palette
-of 128 colours,
-or of fewer in a notebook that would be larger than LIMIT.
+Sources stay as they are; papermill's injected cell and widgets (progress bars too) are left out. Images get a palette of
+256 colours, or of fewer in a notebook that would be larger than LIMIT.
 """
 
 import argparse
@@ -17,9 +16,9 @@ from PIL import Image
 
 from stamina_lite.reproduction.notebooks import NOTEBOOKS
 
-LIMIT = 490_000  # bytes of a notebook
+LIMIT = 690_000  # bytes of a notebook
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PALETTES = (128, 96, 64, 48, 32)
+PALETTES = (256, 128, 96, 64, 48, 32)
 
 
 def packed(png: str, colours: int) -> str:

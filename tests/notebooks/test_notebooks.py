@@ -23,7 +23,7 @@ PRESETS = sorted(set((HOME / "params").glob("*.yaml")) - set(GRIDS))
 PARAMETER = re.compile(r"([A-Z][A-Z_]*) = (.+?)  # (str|int|float|bool|list): \S.*")
 COMMON = {"BASE", "SEED", "DEVICE", "OUT"}
 STANDING = ("[paper", "[recalled", "[ours")
-MOST_BYTES = 500_000
+MOST_BYTES = 700_000
 
 each = pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
 
