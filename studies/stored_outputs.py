@@ -2,8 +2,8 @@
 
     make run && python studies/stored_outputs.py runs/quick
 
-Sources stay as they are; papermill's injected cell and widgets (progress bars too) are left out. Images get a palette of
-256 colours, or of fewer in a notebook that would be larger than LIMIT.
+Sources stay as they are; papermill's injected cell and widgets (progress bars too) are left out. Images get a palette
+of 256 colours, or of fewer in a notebook that would be larger than LIMIT.
 """
 
 import argparse
