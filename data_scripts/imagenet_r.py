@@ -14,14 +14,11 @@ import argparse
 import os
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from downloads import DownloadError, check, download, unpack
-from tqdm.auto import tqdm
 
 from stamina_lite.classification.datasets import IMAGENET_R, ClassDataset, class_tasks, imagenet_r, of_classes
-from stamina_lite.classification.image_files import read
 from stamina_lite.errors import UserError
 
 ARCHIVE = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"
@@ -96,14 +93,6 @@ def verify(found: ClassDataset) -> None:
             raise UserError(f"seed {seed}: test pictures of the tasks are {tasks}, expected {wanted}")
 
 
-def look(found: ClassDataset) -> None:
-    """Read every picture, so that none breaks off a run after hours. Raises UserError for one that cannot be read."""
-    files = [*found.train.files, *found.test.files]
-    with ThreadPoolExecutor() as threads:
-        for _ in tqdm(threads.map(read, files), total=len(files), desc="reading", unit="picture", leave=False):
-            pass
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("data/imagenet-r"))
@@ -113,8 +102,6 @@ def main(argv: list[str] | None = None) -> int:
         lay_out(args.out, args.source)
         found = imagenet_r(args.out)
         verify(found)
-        if args.source and args.source.is_dir():  # of an archive every byte was checked
-            look(found)
     except (DownloadError, UserError, OSError, shutil.Error) as error:
         print("imagenet_r.py:", *str(error).split(), file=sys.stderr)
         return 2

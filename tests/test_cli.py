@@ -311,7 +311,7 @@ def test_methods_and_info(capsys):
     concepts, classes = printed.split("methods for classes")
     listed = [[line.split()[0] for line in half.splitlines()[1:] if line] for half in (concepts, classes)]
     assert listed[0][: len(METHODS)] == [*METHODS] and listed[1][: len(CLASS_METHODS)] == [*CLASS_METHODS]
-    assert "lambda_forget=3.0" in concepts and "steps=60" in concepts and "epochs=5" in classes
+    assert "lambda_forget=3.0" in concepts and "steps=120" in concepts and "epochs=5" in classes
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
     assert torch.__version__.split("+")[0] in printed and "mini50" in printed and "CPU" in printed

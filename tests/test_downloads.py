@@ -215,7 +215,7 @@ def test_what_is_not_the_public_set_is_refused(public, tmp_path, capsys, monkeyp
     good, torn = ((copy / "n00003" / "art_1.jpg").read_bytes()[:end] for end in (None, -20))
     (copy / "n00003" / "art_1.jpg").write_bytes(torn)
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    assert "imagenet-r/n00003/art_1.jpg: replace it" in said("--from", str(copy))
+    assert "imagenet-r/n00003/art_1.jpg: replace them" in said("--from", str(copy))
     (public / "n00003" / "art_1.jpg").write_bytes(good)
     assert imagenet_r.main(["--out", str(public), "--from", str(copy)]) == 0
     monkeypatch.setattr(imagenet_r, "TEST_PICTURES", {0: [20] * 9 + [21]})

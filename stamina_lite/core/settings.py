@@ -73,7 +73,7 @@ class AdapterSettings:
 class Settings(AdapterSettings):
     """How a concept is learned. The defaults are those of the embedded base; a method may start from others."""
 
-    steps: int = setting(60, "training steps a concept", above=0)
+    steps: int = setting(120, "training steps a concept", above=0)
     lr_token: float = setting(2e-2, "learning rate of the token, a row or an MLP", above=0)
     lambda_prior: float = setting(0.0, "weight of the loss on prior images, half a batch a step", least=0)
     guidance: float = setting(GUIDANCE, "guidance scale of all images the model draws; Stable Diffusion: 7.5", least=1)
