@@ -37,7 +37,7 @@ book: $(STAMP)
 # The book in a real Chromium (of the system, or $$CHROMIUM); screenshots: build/screenshots.
 browser-test: book
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[browser]'
-	STAMINA_LITE_BROWSER_TEST=1 $(BIN)/python -m pytest -q tests/browser
+	$(BIN)/python -m pytest -q tests/browser/book_in_browser.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
