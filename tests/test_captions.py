@@ -67,6 +67,12 @@ def test_captions_that_do_not_name_the_concept_are_said_to_be_unused(dog):
     assert any("notes.txt" in str(w.message) for w in caught)
 
 
+def test_a_table_above_the_concepts_is_said_to_be_unused(dog):
+    (dog.parent / "metadata.jsonl").write_text('{"file_name": "my-dog/0.jpg", "text": "{} in snow"}')
+    with pytest.warns(UserNotice, match="metadata.jsonl .captions belong into the folder of each concept"):
+        assert captions_of(dog.parent) == (None, None, None)
+
+
 @pytest.mark.parametrize("content", ["no json", "[1]", '{"text": "{} in snow"}', '{"file_name": "0.jpg", "text": 3}'])
 def test_a_damaged_table_is_refused_in_one_line(dog, content):
     (dog / "metadata.jsonl").write_text(content)

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, UserNotice
@@ -15,11 +15,10 @@ COLUMNS = ("text", "caption", "captions", "prompt")
 
 
 def is_caption_file(file: Path) -> bool:
-    return file.name in TABLES or file.suffix.lower() in SUFFIXES and any(has_stem(file.stem, file.parent.iterdir()))
-
-
-def has_stem(stem: str, files: Iterable[Path]) -> Iterable[bool]:
-    return (file.stem == stem and file.suffix.lower() not in SUFFIXES for file in files)
+    """Whether a file is a table of captions, or the text next to a file of the same stem."""
+    if file.suffix.lower() not in SUFFIXES:
+        return file.name in TABLES
+    return any(f.stem == file.stem and f.suffix.lower() not in SUFFIXES for f in file.parent.iterdir())
 
 
 def read_captions(name: str, images: Sequence[Path]) -> tuple[str | None, ...]:

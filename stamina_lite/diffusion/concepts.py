@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..images import CROPS, read_image, to_pil
-from .caption_files import read_captions
-from .image_folders import concept_folders, image_files, warn_of_nested
+from .caption_files import TABLES, read_captions
+from .image_folders import concept_folders, image_files, say_left_out, warn_of_nested
 
 ASSETS = Path(__file__).parents[1] / "assets" / "concepts"
 SETS = ("mini50", "people25", "falls25", "mini25", "mini10", "tune5", "tune20")
@@ -163,6 +163,9 @@ def from_folder(folder: Path) -> list[Concept]:
         raise UserError(f"{folder} holds both pictures and folders: move the pictures into a folder of their own")
     if not folders and not pictures:
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp, or one sub-folder a concept")
+    if folders:
+        tables = [folder / name for name in TABLES if (folder / name).is_file()]
+        say_left_out(folder, tables, "captions belong into the folder of each concept")
     root = folder.resolve()  # "." has a name too
     references = root.parent / f"{root.name}-references"
     sources = [(f.name, f, references / f.name) for f in folders] or [(root.name, folder, references)]
@@ -185,8 +188,8 @@ def user_concept(name: str, folder: Path, references: Path) -> Concept:
     if not images:
         raise UserError(f"no images in {folder}: expected .png, .jpg or .webp")
     warn_of_nested(folder)
-    references_or_none = image_files(references) if references.is_dir() else ()
-    return Concept(name, images, references_or_none or images, read_captions(name, images))
+    separate = image_files(references) if references.is_dir() else ()
+    return Concept(name, images, separate or images, read_captions(name, images))
 
 
 def refuse_same_names(concepts: list[Concept], folder: Path) -> None:
