@@ -1,10 +1,13 @@
 """Figures say what the numbers say, and a gallery shows what lies in the folder."""
 
+import base64
 import io
 import json
 
 import matplotlib
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,7 @@ from stamina_lite.measures.masks import mask_overlap
 from stamina_lite.methods.registry import METHODS
 from stamina_lite.plots.concepts import pairwise_overlap, then_and_now
 from stamina_lite.plots.gallery import gallery
+from stamina_lite.plots.live import LiveCurve
 from stamina_lite.plots.style import COLOURS, ROWS, apart, mean_series
 from stamina_lite.runs.files import save_task
 
@@ -246,3 +250,34 @@ def test_names_beside_a_plot_stand_apart_and_near_their_points(heights):
         assert places == heights  # where there is room nothing moves
     elif len(heights) < 10:
         assert all(abs(a - b) <= 0.1 for a, b in zip(places, heights, strict=True))
+
+
+def test_a_live_curve_is_drawn_while_a_cell_runs_and_stays_as_its_output():
+    nb = nbformat.v4.new_notebook()
+    nb.cells.append(
+        nbformat.v4.new_code_cell(
+            "import stamina_lite.plots.live as live\n"
+            "live.EVERY = 0\n"
+            "curve = live.LiveCurve('Step', 'Norm')\n"
+            "for step in range(3):\n"
+            "    curve.add('lora', step, step**2)\n"
+            "    curve.add('c-lora', step, 1)\n"
+        )
+    )
+    nbclient.NotebookClient(nb, kernel_name="python3").execute()
+    (output,) = nb.cells[0].outputs  # one figure, not one for each drawing
+    picture = Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))).convert("RGB")
+    pixels = np.asarray(picture).reshape(-1, 3) / 255
+    for method in ("lora", "c-lora"):
+        assert (np.abs(pixels - to_rgb(plots.colour(method))).max(1) < 0.02).sum() > 100
+
+
+def test_a_live_curve_has_a_line_for_each_label():
+    curve = LiveCurve("Step", "Norm")
+    for step in range(3):
+        curve.add("lora", step, step**2)
+        curve.add("c-lora", step, 1)
+    curve.draw()
+    lines = {line.get_label(): line.get_xydata().tolist() for line in curve.axis.get_lines()}
+    assert lines == {"lora": [[0, 0], [1, 1], [2, 4]], "c-lora": [[0, 1], [1, 1], [2, 1]]}
+    assert curve.axis.get_ylim()[1] > 3.9

@@ -146,6 +146,19 @@ def test_earlier_rows_stay_bit_equal_and_earlier_weights_move(tiny, photos, tmp_
     assert moved and all(not torch.equal(first[k], last[k]) for k in moved)
 
 
+def test_steps_can_be_watched_while_their_update_is_attached(tiny, photos):
+    learner, seen = ContinualLearner(tiny, "lora", 0, **FEW), []
+
+    def on_step(step, numbers):
+        norm = torch.stack([layer.delta().norm() for layer in learner.model.layers]).mean().item()
+        seen.append((step, set(numbers), norm))
+
+    record = learner.learn(concepts(photos)[0], on_step=on_step)
+    assert [step for step, *_ in seen] == [*range(FEW["steps"])]
+    assert all(names == {"loss", "diffusion"} for _, names, _ in seen)
+    assert 0 < seen[0][2] < seen[-1][2] == pytest.approx(record["step_change"], rel=1e-4)
+
+
 def test_the_record_holds_the_norms_of_the_folded_weights(tiny, photos, tmp_path):
     learner = ContinualLearner(tiny, "lora", 0, tmp_path / "run", **FEW)
     start = [layer.start.clone() for layer in learner.model.layers]

@@ -1,6 +1,7 @@
 """Concepts in sequence: learn, fold, store, generate, measure. A run that was killed goes on where it was."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from .model import TextToImage
 from .pictures import from_folder
 from .vocabulary import check_tokens
 
+OnStep = Callable[[int, dict], None]
 SAVE_EVERY, LARGE = 100, 256  # steps, px
 N_SAMPLES = 4  # images of a concept while it is learned
 
@@ -68,8 +70,11 @@ class ContinualLearner(Sequence):
         }
         self.start(out, identity)
 
-    def learn(self, concept: Concept, progress: bool = True) -> dict:
+    def learn(self, concept: Concept, progress: bool = True, on_step: OnStep | None = None) -> dict:
         """Learn one concept and return its record. A concept that the run has learned is not learned again.
+
+        Args:
+            on_step: called after every step with its number, from 0, and {"loss", "diffusion"}.
 
         Raises:
             UserError: the concept was learned from other images, or its token is in the tokenizer already.
@@ -85,7 +90,7 @@ class ContinualLearner(Sequence):
         if self.method.joint:
             raise UserError(f"{self.method.name} learns all concepts at once: use learn_jointly, or stamina-lite bench")
         check_tokens([concept], self.pipe.tokenizer)
-        return self._learn([concept], concept.name, progress)
+        return self._learn([concept], concept.name, progress, on_step)
 
     def learn_jointly(self, concepts: list[Concept], progress: bool = True) -> list[dict]:
         """Learn all concepts at once, in as many rounds as there are concepts; returns a record a round."""
@@ -98,7 +103,7 @@ class ContinualLearner(Sequence):
             self._learn(concepts, f"round {k + 1}", progress)
         return self.records
 
-    def _learn(self, concepts: list[Concept], name: str, progress: bool) -> dict:
+    def _learn(self, concepts: list[Concept], name: str, progress: bool, on_step: OnStep | None = None) -> dict:
         task = len(self.records) + 1
         pictures, checkpoint = set_hash(concepts), None
         if self.out and self.save_every:
@@ -107,13 +112,15 @@ class ContinualLearner(Sequence):
             )
         with self.steps(f"{task:3d} {name}", self.method.settings.steps, progress and distributed.first()) as bar:
 
-            def on_step(step: int, numbers: dict) -> None:
+            def after_step(step: int, numbers: dict) -> None:
                 bar(step, numbers)
+                if on_step:
+                    on_step(step, numbers)
                 if self.out and self.sample_every and (step + 1) % self.sample_every == 0 and distributed.first():
                     folder = self.out / "images" / f"during-{task:03d}"
                     self._sample(concepts[0], folder / f"step-{step + 1:05d}.png")
 
-            learned = self.model.learn(concepts, self.method, self.seed, task, on_step, checkpoint)
+            learned = self.model.learn(concepts, self.method, self.seed, task, after_step, checkpoint)
         percent = 100 / self.unet_weights
         adapted = sum(layer.start.numel() for layer in self.model.layers)
         stored = count_parameters(self.model.unet) - self.unet_weights + memory_size(self.model.layers)
