@@ -3,6 +3,7 @@
 import time
 
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import display
 
 from .style import colour
@@ -31,7 +32,7 @@ class LiveCurve:
             lines[label] = self.axis.plot([], [], color=colour(label), label=label)[0]
             self.axis.legend(frameon=False)
         line = lines[label]
-        line.set_data([*line.get_xdata(), x], [*line.get_ydata(), y])
+        line.set_data(np.append(line.get_xdata(), x), np.append(line.get_ydata(), y))
         if time.monotonic() - self.drawn > EVERY:
             self.draw()
 
