@@ -1,10 +1,12 @@
 """Choose hyper-parameters on the tuning sets, whose concepts are used for nothing else: six trials for every method.
 
     python studies/tune.py c-lora stamina --out results/tuning
+    python studies/tune.py c-lora stamina --rates --steps 60 --out results/tuning-rates
 
 Four trials over what is the method's own (its λ, its density, or its rates where it has nothing else), then two at half
-and at twice a rate, the rest as in the best of the four. A trial is one `bench tune20` run, resumable; the lowest A_mmd
-is chosen. Every trial is stored, not only the best.
+and at twice a rate, the rest as in the best of the four. With
+--rates there are three trials: half, all and twice of that rate, all else by default, for grids that vary a method's own
+setting. A trial is one `bench tune20` run, resumable; the lowest A_mmd is chosen. Every trial is stored, not only the best.
 """
 
 import argparse
@@ -90,6 +92,7 @@ def tuning_table(trials: dict[str, dict], measure: str = "a_mmd", digits: int = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("methods", nargs="+", choices=[*OWN])
+    parser.add_argument("--rates", action="store_true", help="three trials, of a rate alone")
     parser.add_argument("--set", default="tune20", choices=("tune5", "tune20"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=16)
@@ -99,9 +102,13 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.methods:
+        rate, scale, method = RATE.get(name, "lr"), SCALE.get(name, 2.0), METHOD.get(name, name)
+        if args.rates:
+            rows = [trial(name, {rate: round(start(name)[rate] * s, 6)}, args) for s in (1, 0.5, 2)]
+            write_json(args.out / f"{name}.json", {"method": method, "chosen": best(rows), "trials": rows})
+            continue
         grid = [dict(zip(OWN[name], values, strict=True)) for values in itertools.product(*OWN[name].values())]
         rows = [trial(name, options, args) for options in grid]
-        rate, scale, method = RATE.get(name, "lr"), SCALE.get(name, 2.0), METHOD.get(name, name)
         found = best(rows)
         middle = found.get(rate, start(name)[rate])
         rows += [trial(name, {**found, rate: round(middle * s, 6)}, args) for s in (1 / scale, scale)]

@@ -19,9 +19,10 @@ from stamina_lite.diffusion.concepts import concepts
 from stamina_lite.errors import UserError
 from stamina_lite.measures.masks import mask_overlap
 from stamina_lite.methods.registry import METHODS
-from stamina_lite.plots.concepts import pairwise_overlap, then_and_now
+from stamina_lite.plots.concepts import then_and_now
 from stamina_lite.plots.gallery import gallery
 from stamina_lite.plots.live import LiveCurve
+from stamina_lite.plots.masks import pairwise_overlap
 from stamina_lite.plots.style import COLOURS, ROWS, apart, mean_series
 from stamina_lite.runs.files import save_task
 
@@ -137,6 +138,17 @@ def test_accuracy_is_drawn_by_task_against_chance():
     assert axis.lines[-1].get_ydata()[0] == pytest.approx(1 / 6)
     with pytest.raises(UserError, match="no run is finished"):
         plots.accuracy([made_up("c-lora")])
+
+
+def test_mask_pictures_show_the_masks_of_layers_from_first_to_last():
+    masks = {c: {f"layer{k}.to_k": torch.rand(6, 4 + k) < 0.3 for k in range(7)} for c in ("a", "b")}
+    axes = plots.mask_pictures(masks, layers=3).axes
+    shown = [axis.get_images()[0].get_array() for axis in axes]
+    wanted = [masks[c][f"layer{k}.to_k"] for c in ("a", "b") for k in (0, 3, 6)]
+    assert all(np.array_equal(picture, mask) for picture, mask in zip(shown, wanted, strict=True))
+    assert axes[0].get_xlabel() == f"{wanted[0].float().mean():.0%} open" and axes[3].get_ylabel() == "b"
+    with pytest.raises(UserError, match="no masks here"):
+        plots.mask_pictures({})
 
 
 def test_pairwise_overlap_is_that_of_metrics():

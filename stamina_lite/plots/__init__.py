@@ -5,17 +5,17 @@ from .classes import accuracy_curves, accuracy_matrix, learned_and_kept, ranking
 from .concepts import (
     accuracy,
     forgetting,
-    load_masks,
     load_results,
-    mask_panel,
     plasticity,
     run_sheet,
     sheet,
     weight_change,
 )
+from .masks import load_masks, mask_panel, mask_pictures
 from .style import colour
 
 __all__ = [
     "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "forgetting", "learned_and_kept", "load_masks",
-    "load_results", "mask_panel", "plasticity", "ranking", "run_sheet", "sheet", "weight_change", "word_figure",
+    "load_results", "mask_panel", "mask_pictures", "plasticity", "ranking", "run_sheet", "sheet", "weight_change",
+    "word_figure",
 ]  # fmt: skip

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from torch import Tensor
 
 from ..errors import UserError
-from ..runs.files import load_task, read_json
+from ..runs.files import read_json
 from .style import COLOURS, colour, mean_series, running_mean, shade_range
 
 SIDES = (64, 128)  # smallest and largest side, in px, at which an image of a sheet is shown
@@ -26,15 +24,6 @@ def load_results(run: Path | str) -> dict:
     if missing:
         raise UserError(f"{file} is damaged ({', '.join(missing)} missing): delete it and run the same command again")
     return results
-
-
-def load_masks(run: Path | str) -> dict[str, dict[str, Tensor]]:
-    """A run's folded masks, {concept: {layer: (D1, D2) bool}}; empty for a method without masks."""
-    masks = {}
-    for folder in sorted((Path(run) / "tasks").glob("[0-9]*")):
-        tensors, task = load_task(folder)
-        masks[task["concept"]] = {k.removeprefix("mask."): m for k, m in tensors.items() if k.startswith("mask.")}
-    return {concept: layers for concept, layers in masks.items() if layers}
 
 
 def weight_change(results: list[dict]) -> Figure:
@@ -125,54 +114,6 @@ def then_and_now(results: dict) -> list[tuple[float, float]]:
     rows = {int(i): {int(j): v for j, v in row.items()} for i, row in results["mmd"].items()}  # JSON's keys are text
     final = rows.get(last, {})
     return [(then[j - 1], final[j]) for j in range(1, last) if then[j - 1] is not None and j in final]
-
-
-def mask_panel(masks: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Density of the masks by layer (left), and the overlap of every two concepts' masks (right).
-
-    Overlap is |m ∧ m'| / |m ∨ m'|, mean over layers; the title has that of independent masks of the same densities.
-
-    Args:
-        masks: {concept: {layer: (D1, D2) bool}}, see `load_masks`.
-
-    Raises:
-        UserError: there are no masks.
-    """
-    if not masks:
-        raise UserError("there are no masks here: give a run of a method that has them, such as stamina")
-    concepts, layers = list(masks), list(next(iter(masks.values())))
-    stacks = [torch.stack([masks[c][layer].flatten().float() for c in concepts]) for layer in layers]
-    density = torch.stack([s.mean(1) for s in stacks])  # (layers, concepts)
-    overlap, chance = torch.stack([torch.stack(pairwise_overlap(s)) for s in stacks]).mean(0)
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.22 * len(layers) + 2.4), layout="constrained")
-    rows = range(len(layers))
-    left.plot(density, rows, color="#999999", marker="o", markersize=3, linestyle="none", alpha=0.5)
-    left.plot(
-        density.mean(1), rows, color=COLOURS["stamina"], marker="D", linestyle="none", label="mean of all concepts"
-    )
-    left.set_yticks(rows, [short(name) for name in layers], fontsize=7)
-    left.invert_yaxis()
-    left.set(xlabel="Density: share of a layer's weights left open", xlim=(0, 1))
-    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
-    shown = right.imshow(overlap.fill_diagonal_(float("nan")), cmap="cividis")
-    ticks = range(0, len(concepts), max(1, len(concepts) // 10))
-    right.set_xticks(ticks, [concepts[k] for k in ticks], rotation=90, fontsize=7)
-    right.set_yticks(ticks, [concepts[k] for k in ticks], fontsize=7)
-    others = ~torch.eye(len(concepts), dtype=torch.bool)
-    if others.any():
-        right.set_title(
-            f"mean {overlap[others].mean():.3f}, of independent masks {chance[others].mean():.3f}", fontsize=9
-        )
-    figure.colorbar(shown, ax=right, label="Overlap of two concepts' masks")
-    return figure
-
-
-def pairwise_overlap(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`mask_overlap` of every two rows: (n, D) of zeros and ones -> overlap and chance level, each (n, n)."""
-    density, both = rows.mean(1), rows @ rows.T / rows.shape[1]
-    p, q = density[:, None], density[None, :]
-    return both / (p + q - both).clamp_min(1e-12), p * q / (p + q - p * q).clamp_min(1e-12)
 
 
 def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
