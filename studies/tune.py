@@ -4,9 +4,9 @@
     python studies/tune.py c-lora stamina --rates --steps 60 --out results/tuning-rates
 
 Four trials over what is the method's own (its λ, its density, or its rates where it has nothing else), then two at half
-and at twice a rate, the rest as in the best of the four. With
---rates there are three trials: half, all and twice of that rate, all else by default, for grids that vary a method's own
-setting. A trial is one `bench tune20` run, resumable; the lowest A_mmd is chosen. Every trial is stored, not only the best.
+and at twice a rate, the rest as in the best of the four. With --rates there are three trials: that rate, half of it and
+twice of it, all else by default; for grids that vary a method's own setting. A trial is one `bench tune20` run,
+resumable; the lowest A_mmd is chosen. Every trial is stored, not only the best.
 """
 
 import argparse
