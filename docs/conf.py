@@ -4,7 +4,7 @@ from importlib.metadata import version as installed
 
 project, author = "stamina-lite", "The authors of stamina-lite"
 release = installed("stamina-lite")
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
 root_doc = "docs/index"
 include_patterns = [
     "README.md", "REPRODUCIBILITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "ATTRIBUTION.md", "docs/*.md",

@@ -74,6 +74,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
             found[name] = make(read_json(results / file)) + (FEW if name in ("past", "search", "steps") else "")
     for name, folder, measure, digits in (
         ("tuning", "tuning", "a_mmd", 2),
+        ("rates", "tuning-rates", "a_mmd", 2),
         ("classes_tuning", "tuning-classes", "a_n", 1),
     ):
         trials = {file.stem: read_json(file) for file in sorted((results / folder).glob("*.json"))}
