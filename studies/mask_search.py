@@ -8,7 +8,6 @@ with the masks of a training step, and after folding. What a variant learned is 
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,14 +20,7 @@ from stamina_lite.diffusion.captions import caption_with_templates
 from stamina_lite.diffusion.concepts import Concept
 from stamina_lite.diffusion.model import TextToImage
 from stamina_lite.measures.intervals import Number, number
-from stamina_lite.methods.lora import (
-    Stamina,
-    StaminaFreeMask,
-    StaminaNoMask,
-    StaminaNoSparsity,
-    StaminaRandomMask,
-    l_forget,
-)
+from stamina_lite.methods.lora import Stamina, StaminaNoMask, StaminaRandomMask
 from stamina_lite.plots.style import colour
 from stamina_lite.reproduction.tables import shown, table
 from stamina_lite.runs.files import read_json, write_json
@@ -38,61 +30,18 @@ PLAIN = "no mask"  # the variant that the others are compared with
 SET, COUNT, STEPS = "tune20", 6, 60
 
 
-class AnEighthOpen(Stamina):
-    """Masks that start with an eighth of the weights open; STAMINA's start with half."""
-
-    def adapter(self, layer, generator):
-        adapter = super().adapter(layer, generator)
-        off = adapter.mask.b2.data.chunk(2)[1]
-        off += math.log(7)  # P(on) = σ(Z_on - Z_off), 1/8 where the logits are alike
-        return adapter
-
-
-class SparseProbability(Stamina):
-    """Sparsity on how likely a weight is open, and not on the positive outputs of the mask's MLP."""
-
-    def penalty(self, layer):
-        on, off = layer.adapter.mask.logits()
-        return self.settings.lambda_sparse * torch.sigmoid(on - off).mean() + self.settings.lambda_forget * l_forget(
-            layer
-        )
-
-
-class LateSparsity(Stamina):
-    """Sparsity in the second half of the steps only, when the mask has learned something."""
-
-    def penalty(self, layer):
-        layer.adapter.steps = getattr(layer.adapter, "steps", 0) + 1
-        late = layer.adapter.steps > self.settings.steps / 2
-        return late * self.settings.lambda_sparse * layer.adapter.mask.sparsity()  # the first task: nothing to forget
-
-
-class FasterMask(Stamina):
-    """A mask whose logits move three times as far in a step, as with three times the learning rate."""
-
-    def adapter(self, layer, generator):
-        adapter = super().adapter(layer, generator)
-        with torch.no_grad():
-            adapter.mask.W2 /= 3
-        logits = adapter.mask.logits
-        adapter.mask.logits = lambda: tuple(3 * z for z in logits())
-        return adapter
-
-
 VARIANTS = {
     PLAIN: StaminaNoMask(steps=STEPS),
-    "STAMINA": Stamina(steps=STEPS),
-    "noise falls in half the steps": Stamina(steps=STEPS, noise_anneal=0.5),
-    "a tenth of the sparsity": Stamina(steps=STEPS, lambda_sparse=0.01),
-    "no sparsity": StaminaNoSparsity(steps=STEPS),
-    "sparsity in the second half": LateSparsity(steps=STEPS),
-    "random mask, 13 % open": StaminaRandomMask(steps=STEPS, density=0.13),
-    "free logits": StaminaFreeMask(steps=STEPS),
-    "mask three times as fast": FasterMask(steps=STEPS),
-    "MLP of 64 units": Stamina(steps=STEPS, mask_rank=64),
-    "temperature 0.3": Stamina(steps=STEPS, temperature=0.3),
-    "an eighth open at the start": AnEighthOpen(steps=STEPS),
-    "sparsity on the probability": SparseProbability(steps=STEPS),
+    "λ_sparse 0.1": Stamina(steps=STEPS),
+    "λ_sparse 0.1, noise falls": Stamina(steps=STEPS, noise_anneal=0.5),
+    "λ_sparse 0.001": Stamina(steps=STEPS, lambda_sparse=0.001),
+    "λ_sparse 0.001, noise falls": Stamina(steps=STEPS, lambda_sparse=0.001, noise_anneal=0.5),
+    "random, 17 % open": StaminaRandomMask(steps=STEPS, density=0.17),
+    "λ_sparse 0, noise falls": Stamina(steps=STEPS, lambda_sparse=0.0, noise_anneal=0.5),
+    "random, 50 % open": StaminaRandomMask(steps=STEPS, density=0.5),
+    "λ_sparse 0.01": Stamina(steps=STEPS, lambda_sparse=0.01),
+    "λ_sparse 0": Stamina(steps=STEPS, lambda_sparse=0.0),
+    "λ_sparse 0.001, free logits": Stamina(steps=STEPS, lambda_sparse=0.001, mask="free"),
 }
 
 
