@@ -25,7 +25,7 @@ def results(row, seed, tasks, share):
         [round(asked[k] * share(label, came[label], now)) for k, label in enumerate(order) if came[label] <= now]
         for now in rounds
     ]
-    R = [measures.accuracy_by_task(row, asked, CLASSES // tasks) for row in right]
+    R = [measures.accuracy_by_task(row, asked, [CLASSES // tasks] * tasks) for row in right]
     forgets = not joint and tasks > 1
     return {
         "method": row,

@@ -67,20 +67,22 @@ def accuracies(results: dict) -> Tensor:
     The first resample has every class once. Entries above the diagonal are nan, and tasks without a resampled class;
     T is 1 for a joint method.
     """
-    tasks, right = torch.tensor(results["tasks"]), results["right"]
+    tasks, right = results["tasks"], results["right"]
     if len(right) not in (1, len(tasks)):
         raise UserError(f"{results['method']} has results of {len(right)} of {len(tasks)} tasks: resume its run")
-    n, each = tasks.shape
-    weights = torch.ones(1 + RESAMPLES, n * each, dtype=torch.float64)
-    picks = torch.randint(n * each, (RESAMPLES, n * each), generator=torch.Generator().manual_seed(0))
-    weights[1:] = torch.zeros(RESAMPLES, n * each, dtype=torch.float64).scatter_add_(1, picks, weights[1:])
-    weights = weights[:, tasks]  # by task and class of this run: (d, n, each)
-    counts = torch.full((len(right), n * each), torch.nan, dtype=torch.float64)
+    order = torch.tensor(sum(tasks, []))  # the classes as this run learned them
+    n = len(order)
+    weights = torch.ones(1 + RESAMPLES, n, dtype=torch.float64)
+    picks = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(0))
+    weights[1:] = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, picks, weights[1:])
+    sizes = [len(task) for task in tasks]
+    of_task = weights[:, order].split(sizes, dim=1)  # N tensors (d, classes of the task)
+    counts = torch.full((len(right), n), torch.nan, dtype=torch.float64)
     for t, row in enumerate(right):
         counts[t, : len(row)] = torch.tensor(row, dtype=torch.float64)
-    totals = torch.tensor(results["asked"], dtype=torch.float64).view(n, each)
-    correct = torch.einsum("dnk,tnk->dtn", weights, counts.view(len(right), n, each))
-    return 100 * correct / torch.einsum("dnk,nk->dn", weights, totals)[:, None]
+    totals = torch.tensor(results["asked"], dtype=torch.float64).split(sizes)
+    parts = zip(of_task, counts.split(sizes, dim=1), totals, strict=True)
+    return torch.stack([100 * (w @ right.T) / (w @ asked)[:, None] for w, right, asked in parts], dim=2)
 
 
 def a_n(R: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import yaml
 
-from ..classification.datasets import CLASS_SETS
+from ..classification.sets import CLASS_SETS
 from ..core.settings import renamed
 from ..diffusion.concepts import ORDERS, SETS
 from ..errors import UserError
