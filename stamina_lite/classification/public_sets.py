@@ -4,6 +4,7 @@ Terms of use and splits are those of their authors; docs/classes.md lists where 
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def cifar100(folder: Path | str, size: int = 224) -> ClassDataset:
     """
     folder = Path(folder)
     if (folder / "train").is_dir():
-        return image_folder(folder, size)
+        return replace(image_folder(folder, size), name="cifar100")
     if not (folder / "train.bin").is_file():
         pickled = " (it has pickles, which are not read)" if (folder / "meta").is_file() else ""
         raise UserError(f"{folder} has no train.bin{pickled}: unpack cifar-100-binary.tar.gz, and give that folder")
@@ -77,8 +78,7 @@ def imagenet_a(folder: Path | str, size: int = 224) -> ClassDataset:
     is_divided = (folder / "train").is_dir()
     if not any((folder / "train" if is_divided else folder).glob("n*/")):
         raise UserError(f"{folder} has no class folders n...: unpack imagenet-a.tar, and give that folder")
-    found = image_folder(folder, size, None if is_divided else 0.2)
-    return ClassDataset("imagenet-a", found.classes, found.train, found.test)
+    return replace(image_folder(folder, size, None if is_divided else 0.2), name="imagenet-a")
 
 
 def domainnet(folder: Path | str, size: int = 224, domain: str | None = None) -> ClassDataset:
