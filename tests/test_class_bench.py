@@ -19,7 +19,9 @@ SHAPE = {"img_size": 64, "patch_size": 32, "embed_dim": 24, "depth": 1, "num_hea
 def vit_folder(tmp_path_factory):
     """A ViT of one small block for 64 px pictures, as timm writes it for others to read."""
     folder = tmp_path_factory.mktemp("vit")
-    made = timm.create_model("vit_tiny_patch16_224", **SHAPE)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = timm.create_model("vit_tiny_patch16_224", **SHAPE)
     made.pretrained_cfg |= {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "num_classes": 0}
     timm.models.save_for_hf(made, folder, model_args=SHAPE, safe_serialization=True)
     return folder
