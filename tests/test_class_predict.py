@@ -26,21 +26,22 @@ import timm, torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from transformers import TimmWrapperForImageClassification
-folder, *files = sys.argv[1:]
+folders, files = sys.argv[1].split(","), sys.argv[2:]
 assert "stamina_lite" not in sys.modules
-config = json.load(open(folder + "/config.json"))
-local = timm.create_model("local-dir:" + folder, pretrained=True).eval()
-file = folder + "/model.safetensors"
-sizes = {"num_classes": config["num_classes"], **config["model_args"]}
-by_path = timm.create_model(config["architecture"], checkpoint_path=file, **sizes).eval()
-wrapped = TimmWrapperForImageClassification.from_pretrained(folder).eval()
-transform = create_transform(**resolve_model_data_config(local))
-x = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
-with torch.no_grad():
-    outputs = [local(x), by_path(x), wrapped(x).logits]
-names = [wrapped.config.id2label[k] for k in range(len(wrapped.config.id2label))]
-assert names == list(local.pretrained_cfg["label_names"]) and wrapped.config.label2id[names[1]] == 1
-print(json.dumps({"names": names, "probabilities": [y.softmax(1).tolist() for y in outputs]}))
+for folder in folders:
+    config = json.load(open(folder + "/config.json"))
+    local = timm.create_model("local-dir:" + folder, pretrained=True).eval()
+    file = folder + "/model.safetensors"
+    sizes = {"num_classes": config["num_classes"], **config["model_args"]}
+    by_path = timm.create_model(config["architecture"], checkpoint_path=file, **sizes).eval()
+    wrapped = TimmWrapperForImageClassification.from_pretrained(folder).eval()
+    transform = create_transform(**resolve_model_data_config(local))
+    x = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+    with torch.no_grad():
+        outputs = [local(x), by_path(x), wrapped(x).logits]
+    names = [wrapped.config.id2label[k] for k in range(len(wrapped.config.id2label))]
+    assert names == list(local.pretrained_cfg["label_names"]) and wrapped.config.label2id[names[1]] == 1
+    print(json.dumps({"names": names, "probabilities": [y.softmax(1).tolist() for y in outputs]}))
 """
 
 
@@ -121,24 +122,27 @@ def test_predictions_are_those_of_the_test(run, photos, monkeypatch):
         assert sum(right) == sum(results["heads"][head]["right"][-1])
 
 
-@pytest.mark.parametrize("head", ["trained", "means", "aligned"])
-def test_stock_timm_and_transformers_read_an_export(run, photos, capsys, tmp_path, head):
+def test_stock_timm_and_transformers_read_an_export(run, photos, capsys, tmp_path):
     """In a process of their own, without stamina_lite, from files to names and probabilities."""
-    told = printed(capsys, "export", run, "--to", "timm", "--head", head, "--out", tmp_path / "model")
-    assert told.startswith("verified: 4 classes, max difference") and float(told.split("base: ")[1].split(")")[0]) > 0
-    assert {f.name for f in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    exports = {head: tmp_path / head for head in ("trained", "means", "aligned")}
+    for head, folder in exports.items():
+        told = printed(capsys, "export", run, "--to", "timm", "--head", head, "--out", folder)
+        assert told.startswith("verified: 4 classes, max difference")
+        assert float(told.split("base: ")[1].split(")")[0]) > 0
+        assert {f.name for f in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert "library_name: timm" in card and f"head `{head}`" in card and "grün" in card
     files = [str(photos / name / "2.png") for name in COLOURS]
-    command = [sys.executable, "-c", STOCK, str(tmp_path / "model"), *files]
-    answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout)
-    assert answer["names"] == ["grey", "grün", "red cup", "blue"]
-    predictor = Predictor(run, head)
-    ours = [{c["name"]: c["probability"] for c in p["classes"]} for p in predictor.predict_files(files)]
-    expected = torch.tensor([[row[name] for name in answer["names"]] for row in ours])
-    for found in answer["probabilities"]:
-        assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
-    assert expected.std() > 0.01
-    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "library_name: timm" in card and f"head `{head}`" in card and "grün" in card
+    command = [sys.executable, "-c", STOCK, ",".join(map(str, exports.values())), *files]
+    stock = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    for head, line in zip(exports, stock.splitlines(), strict=True):
+        answer = json.loads(line)
+        assert answer["names"] == ["grey", "grün", "red cup", "blue"]
+        ours = [{c["name"]: c["probability"] for c in p["classes"]} for p in Predictor(run, head).predict_files(files)]
+        expected = torch.tensor([[row[name] for name in answer["names"]] for row in ours])
+        assert expected.std() > 0.01
+        for found in answer["probabilities"]:
+            assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
 
 
 def test_mistakes_are_one_line(run, photos, vit_folder, tmp_path, capsys, monkeypatch):  # noqa: F811
