@@ -38,8 +38,11 @@ MEANINGS = {name: meaning for name, meaning in MEASURES.values()} | {
 
 
 def overview(runs: list[tuple[str, dict, dict | None]]) -> str:
-    """The table of measures. runs: folder, run.json and results.json of each."""
-    rows = [row(place, about, results) for place, about, results in runs if results]
+    """The table of measures, a row for each head of a run. runs: folder, run.json and results.json of each."""
+    rows = []
+    for place, about, results in runs:
+        heads = results.get("heads", {results.get("head", "trained"): {}}) if results else {}
+        rows += [row(place, about, {**(results or {}), "head": head, **own}) for head, own in heads.items()]
     if not rows:
         return ""
     meanings = (f"<b>{escape(name)}</b>: {escape(text)}." for name, text in MEANINGS.items())
@@ -53,7 +56,7 @@ def row(place: str, about: dict, results: dict) -> list[str]:
     cost = [f"{results['n_param'][k]:.3g} %" for k in ("train", "store")]
     spent = [f"{sum(results['seconds']) / 60:.1f} min", f"{max(results['peak_memory']) / 2**30:.1f} GiB"]
     counts = [str(sum(map(len, learned))), f"{len(learned)} of {len(results['tasks'])}"]
-    who = [results["method"], backbone(about), results.get("head", "trained"), str(about.get("seed"))]
+    who = [results["method"], backbone(about), results["head"], str(about.get("seed"))]
     return [place, *who, *counts, *measures, *cost, *spent]
 
 
