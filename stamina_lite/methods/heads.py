@@ -63,9 +63,10 @@ class LinearHead(Head):
 
 
 class Means(LinearHead):
-    """Nearest class mean: the class c whose mean feature μ_c is nearest (as in iCaRL, arXiv 1611.07725, eq. 2).
+    """Nearest class mean: the class c whose mean feature μ_c is nearest.
 
-    ‖f − μ‖² is smallest where μ·f − ‖μ‖²/2 is largest: a linear head. Features are not normalised [ours].
+    The rule of iCaRL (arXiv 1611.07725) [recalled], with all training images of the class for its stored ones, and
+    without normalised features [ours]. ‖f − μ‖² is smallest where μ·f − ‖μ‖²/2 is largest: a linear head.
     """
 
     name = "means"
@@ -83,8 +84,8 @@ class RanPAC(Head):
     W_o = (G + λI)⁻¹ C. λ is that of 10⁻⁸ ... 10⁸ with the least squared error on a fifth of the task's images after a
     fit to the others, as in the authors' code.
 
-    W: (width, M), standard normal. G: (M, M). C, W_o: (M, classes). M is 10,000 in the paper; 2,000 here, ten times the
-    width of the embedded ViT [ours].
+    W: (width, M), standard normal. G: (M, M). C, W_o: (M, classes). M is 10,000 in the paper [recalled]; here 2,000,
+    ten times the width of the embedded ViT [ours].
     """
 
     name = "ranpac"

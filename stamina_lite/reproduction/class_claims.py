@@ -178,6 +178,24 @@ def pair_table(samples: Bootstrap) -> str:
     return table(head, lines)
 
 
+def heads_table(found: list[StoredRun]) -> str:
+    """A_N of every row with each head that its runs were tested with, for every number of tasks; "" without heads."""
+    samples: dict[tuple[str, int, str], dict[int, Tensor]] = {}
+    for f in found:
+        for head, measured in f.results.get("heads", {}).items() if f.results else ():
+            R = accuracies({**f.results, **measured})
+            samples.setdefault((f.run.row, int(f.run.variant), head), {})[f.run.seed] = a_n(R)
+    if not samples:
+        return ""
+    heads = list(dict.fromkeys(head for _, _, head in samples))
+    places = list(dict.fromkeys((row, tasks) for row, tasks, _ in samples))
+    lines = [
+        [row, str(tasks), *(shown(number(samples.get((row, tasks, head), {})), 1) for head in heads)]
+        for row, tasks in places
+    ]
+    return table(["method", "tasks", *(f"A_N, {head}" for head in heads)], lines)
+
+
 CLAIMS = (  # claim; rows compared; measure; side of zero on which the difference of the two should lie
     ("C-LoRA knows more at the end than CODA-P", C_LORA, CODA, "a_n", "above"),
     ("STAMINA knows more at the end than C-LoRA", STAMINA, C_LORA, "a_n", "above"),
@@ -208,6 +226,7 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
     if not found:
         return {}
     samples = bootstrap(found)
+    by_head = heads_table(found)
     return {
         "classes": main_table(samples),
         "classes_brief": main_table(samples, BRIEF, ("a_n",)),
@@ -215,4 +234,5 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
         "classes_pairs": pair_table(samples),
         "classes_claims": claims_table(samples),
         "classes_missing": missing(found, load_grid(grid)),
+        **({"classes_by_head": by_head} if by_head else {}),
     }
