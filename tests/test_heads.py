@@ -221,3 +221,11 @@ def test_a_row_of_means_is_its_method_with_that_head(patches):
     row, method = run(patches, ("trained",), method="c-lora-means"), run(patches, ("means",))
     first, second = (learner.learn_all(progress=False) for learner in (row, method))
     assert first["right"] == second["right"] and first["method"] == "c-lora-means" and first["head"] == "means"
+
+
+def test_an_unfinished_run_without_statistics_does_not_go_on(patches, tmp_path):
+    """As earlier versions left runs of c-lora-means: the rows of its first classes would be empty."""
+    run(patches, ("trained",), tmp_path / "run", method="c-lora-means").learn(progress=False)
+    (tmp_path / "run" / "heads-001.safetensors").unlink()
+    with pytest.raises(UserError, match="heads-001.safetensors is missing"):
+        run(patches, ("trained",), tmp_path / "run", method="c-lora-means")

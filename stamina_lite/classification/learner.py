@@ -166,24 +166,26 @@ class ContinualClassifier(Sequence):
         """The contents of results.json.
 
         accuracy[i][j]: percent on task j after task i, one row for a joint method. right[i]: the result of `test` after
-        task i. asked: the number of test images of every class, in the same order. heads: the same of every head, if
-        there are several; all else is of the first. n_param's "store" has the numbers that the first head keeps.
+        task i. asked: the number of test images of every class, in the same order. head: that of the measures, if it is
+        not the trained one. heads: accuracy, right and measures of every head, if there are several. n_param: "store"
+        has the numbers that the first head keeps.
         """
-        rows = self.records
-        several = (
-            {"heads": {h: summary([r["heads"][h] for r in rows]) for h in self.heads}} if len(self.heads) > 1 else {}
-        )
+        rows, heads = self.records, [*self.heads]
+        of_heads: dict = {} if heads == [TRAINED] else {"head": heads[0]}
+        if len(heads) > 1:
+            of_heads["heads"] = {name: summary([row["heads"][name] for row in rows]) for name in heads}
         return {
             "method": self.name,
-            "head": next(iter(self.heads)),
             "seed": self.seed,
             "set": self.data.name,
             "tasks": self.tasks,
-            **summary(rows),
-            **several,
+            "accuracy": [],  # holds the place that it has in files of earlier versions, which are checked by their hash
+            "right": [],
             "asked": self.asked,
+            **summary(rows),
             "n_param": rows[-1]["n_param"] if rows else None,
             **{key: [r[key] for r in rows] for key in RECORDED},
+            **of_heads,
         }
 
     def tensors(self) -> dict:
@@ -197,7 +199,8 @@ class ContinualClassifier(Sequence):
         if len(self.records) > len(self.rounds):
             raise UserError(f"{self.home}/tasks/{len(self.records):03d} is of no task of this run: delete it")
         self.model.restore(tensors, [label for record in self.records for label in record["classes"]])
-        self.kept.load(self.home, self.records[-1])
+        if self.left or "heads_sha256" in self.records[-1]:  # finished runs of earlier versions have no such file
+            self.kept.load(self.home, self.records[-1])
 
 
 def summary(rows: list[dict]) -> dict:
