@@ -18,7 +18,8 @@ from pathlib import Path
 
 from downloads import DownloadError, check, download, unpack
 
-from stamina_lite.classification.datasets import IMAGENET_R, ClassDataset, class_tasks, imagenet_r, of_classes
+from stamina_lite.classification.datasets import ClassDataset, class_tasks, of_classes
+from stamina_lite.classification.public_sets import IMAGENET_R, imagenet_r
 from stamina_lite.errors import UserError
 
 ARCHIVE = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"

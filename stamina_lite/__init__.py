@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .classification.backbones import load_backbone
-    from .classification.datasets import class_set
     from .classification.learner import ContinualClassifier
+    from .classification.sets import class_set
     from .core.settings import Settings
     from .diffusion.bases import load_base
     from .diffusion.concepts import Concept, concepts
@@ -32,7 +32,7 @@ HOME = {  # public name -> its module, loaded when the name is first used: the c
     "load_base": "diffusion.bases",
     "ContinualClassifier": "classification.learner",
     "load_backbone": "classification.backbones",
-    "class_set": "classification.datasets",
+    "class_set": "classification.sets",
     "concepts": "diffusion.concepts",
     "Concept": "diffusion.concepts",
     "UserError": "errors",

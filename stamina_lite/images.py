@@ -15,6 +15,7 @@ from torch import Tensor
 from .errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of every PNG file
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}  # read_image reports a damaged one
 CROPS = ("centre", "top", "random", "pad")
 
 

@@ -57,7 +57,7 @@ def add_run_options(p: argparse.ArgumentParser, classes: bool = False) -> None:
     add_settings(p, AdapterSettings, "settings", "the default is the method's, see `stamina-lite methods`")
     add_settings(p, Settings, "settings of concepts")
     if classes:
-        add_settings(p, ClassSettings, "settings of classes (renditions, imagenet-r)")
+        add_settings(p, ClassSettings, "settings of classes")
 
 
 def add_settings(p: argparse.ArgumentParser, kind: type[AdapterSettings], title: str, text: str | None = None) -> None:
@@ -83,6 +83,14 @@ def scale(text: str) -> float:
     number = float(text)
     if not 1 <= number < float("inf"):  # refuses NaN too
         raise argparse.ArgumentTypeError(f"must be a number from 1, not {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1."""
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return number
 
 

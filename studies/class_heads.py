@@ -19,6 +19,7 @@ from stamina_lite.classification.backbones import load_backbone
 from stamina_lite.classification.datasets import ClassDataset, of_classes, renditions
 from stamina_lite.classification.learner import ContinualClassifier
 from stamina_lite.classification.model import Classifier
+from stamina_lite.methods.registry import WITH_HEAD
 from stamina_lite.reproduction import class_claims
 from stamina_lite.reproduction.tables import table
 from stamina_lite.runs.files import read_json, read_record, write_json
@@ -52,8 +53,8 @@ def class_means(model: Classifier, data: ClassDataset, classes: Sequence[int]) -
 def measure(run: Path, data: ClassDataset) -> dict:
     """Correctly classified test pictures of every class, in the order of learning, for each kind of head."""
     about, results = read_record(run / "run.json"), read_json(run / "results.json")
-    vit = load_backbone("mini", "cpu")
-    learner = ContinualClassifier(vit, data, about["method"], about["tasks"], about["seed"], **about["settings"])
+    vit, (method, *_) = load_backbone("mini", "cpu"), WITH_HEAD.get(about["method"], (about["method"],))
+    learner = ContinualClassifier(vit, data, method, about["tasks"], about["seed"], **about["settings"])
     folders, model, parts = tasks_of(run), learner.model, []
     for t in range(1, len(folders) + 1):
         learner.resume(run, folders[:t])

@@ -25,7 +25,7 @@ def results(row, seed, tasks, share):
         [round(asked[k] * share(label, came[label], now)) for k, label in enumerate(order) if came[label] <= now]
         for now in rounds
     ]
-    R = [measures.accuracy_by_task(row, asked, CLASSES // tasks) for row in right]
+    R = [measures.accuracy_by_task(row, asked, [CLASSES // tasks] * tasks) for row in right]
     forgets = not joint and tasks > 1
     return {
         "method": row,
@@ -137,6 +137,33 @@ def test_tables_tell_every_row_and_verdicts(found):
     detail = next(line for line in tables.detail_table(drawn, 4).splitlines() if "stamina" in line).split(" | ")
     assert detail[4:] == ["1", "0.5", "2.0", "10", "0.20", "0.10 |"]
     assert len(tables.pair_table(drawn).splitlines()) == 2 + 3
+
+
+def test_one_run_fills_a_column_for_each_head(grid, tmp_path):
+    content = yaml.safe_load(grid.read_text())
+    content["protocol"]["heads"] = ["trained", "means"]
+    plain = load_grid(grid)
+    grid.write_text(yaml.safe_dump(content, sort_keys=False))
+    for run, before in zip(load_grid(grid), plain, strict=True):
+        assert run.arguments() == [*before.arguments(), "--head", "trained", "means"]
+        assert run.checksum == before.checksum  # what has run without heads is not run again
+        made = results(run.row, run.seed, run.variant, SHARES[run.row])
+        if run.row == "c-lora":
+            better = results(run.row, run.seed, run.variant, SHARES["ub"])
+            made["heads"] = {"trained": {"right": made["right"]}, "means": {"right": better["right"]}}
+        write_run(tmp_path / "classes", run, made)
+    rows = [line.split(" | ") for line in tables.blocks(tmp_path, tmp_path)["classes_by_head"].splitlines()]
+    assert rows[0] == ["| method", "tasks", "A_N, trained", "A_N, means |"] and len(rows) == 4
+    assert rows[2][:2] == ["| c-lora", "2"] and rows[2][2].startswith("75.0") and rows[2][3].startswith("90.0")
+
+
+def test_accuracy_by_task_takes_tasks_of_any_size():
+    right, asked = [8, 2, 5, 5, 10], [10] * 7
+    assert measures.accuracy_by_task(right, asked, [3, 2, 2]) == [50, 75]
+    uneven = {"method": "lora", "tasks": [[4, 0, 2], [1, 3]], "asked": [10] * 5, "right": [right[:3], right]}
+    R = tables.accuracies(uneven)
+    assert R.shape == (1 + tables.RESAMPLES, 2, 2) and R[0, 1].tolist() == pytest.approx([50, 75])
+    assert R[0, 0, 0].item() == pytest.approx(50) and R[0, 0, 1].isnan()
 
 
 def test_documents_get_the_tables_of_what_is_stored(found, tmp_path):

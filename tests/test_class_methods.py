@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stamina_lite.classification.datasets import TaskImages, of_classes, task_images
+from stamina_lite.classification.datasets import TaskImages, task_images
 from stamina_lite.classification.model import Classifier
 from stamina_lite.core.settings import ClassSettings, renamed
 from stamina_lite.errors import UserError
@@ -36,7 +36,6 @@ def test_every_method_learns_two_tasks(vit, patches, name):
 
 def test_weight_space_methods_are_those_of_text_to_image():
     shared = {"lora", "c-lora", "lora-scaled", *(name for name in CLASS_METHODS if name.startswith("stamina"))}
-    shared -= {"stamina-means"}
     assert all(CLASS_METHODS[name] is registry.METHODS[name] for name in shared) and len(shared) == 11
     settings = make_class_method("stamina", lambda_forget=7.0).settings
     assert isinstance(settings, ClassSettings) and settings.lambda_forget == 7.0 and settings.lambda_sparse > 0
@@ -68,26 +67,6 @@ def test_nearest_class_mean_is_a_linear_head(vit, patches):
     means = torch.stack([train[patches.train.labels[:48] == k].mean(0) for k in range(4)])
     nearest = torch.cdist(model.features(x), means).argmin(1)
     assert torch.equal(model.predict(x), nearest) and nearest.unique().numel() == 4
-
-
-@pytest.mark.parametrize("name", ["c-lora", "stamina"])
-def test_a_head_of_means_is_that_of_the_features_as_each_task_left_them(vit, patches, name):
-    """The weights are the method's own, bit for bit; past rows of the head stay while the features move on."""
-    from conftest import vit as anew
-
-    trained = classifier(anew.__wrapped__(), name)
-    model, x, means = classifier(vit, f"{name}-means"), patches.test.load(torch.arange(24)), []
-    for task, classes in enumerate((FIRST, SECOND), 1):
-        for each in (trained, model):
-            each.learn(task_images(patches.train, classes), task)
-        features = model.features(patches.train.load(of_classes(patches.train, classes)))
-        means += [*features.unflatten(0, (2, 12)).mean(1)]  # two classes of twelve pictures
-    assert all(torch.equal(a.current, b.current) for a, b in zip(trained.layers, model.layers, strict=True))
-    assert torch.allclose(model.head.weight[:4], torch.stack(means), atol=1e-5)
-    assert torch.equal(model.predict(x), torch.cdist(model.features(x), torch.stack(means)).argmin(1))
-    stale = model.features(patches.train.load(of_classes(patches.train, FIRST))).unflatten(0, (2, 12)).mean(1)
-    assert not torch.allclose(stale, model.head.weight[:2], atol=1e-5)
-    assert not torch.equal(model.head.weight, trained.head.weight)
 
 
 def test_lwf_holds_past_classes_to_the_model_before(vit, patches):
@@ -206,15 +185,15 @@ TUNING = {file.stem: json.loads(file.read_text()) for file in (ROOT / "results" 
 
 def test_every_method_with_settings_of_its_own_was_tuned():
     ablations = {name for name in CLASS_METHODS if name.startswith("stamina-")}
-    assert {*TUNING} == {*CLASS_METHODS} - ablations - {"ncm", "c-lora-means"}
+    assert {*TUNING} == {*CLASS_METHODS} - ablations - {"ncm"}
 
 
 @pytest.mark.parametrize("name", [*CLASS_METHODS])
 def test_a_class_method_starts_from_what_was_chosen_for_it(name):
-    """Ablations have STAMINA's settings, but for what they leave out; with a head of means a method has its own."""
-    settings, tuned = make_class_method(name).settings.as_dict(), name.removesuffix("-means")
-    if tuned in TUNING:
-        found = TUNING[tuned]
+    """Ablations have STAMINA's settings, but for what they leave out."""
+    settings = make_class_method(name).settings.as_dict()
+    if name in TUNING:
+        found = TUNING[name]
         chosen = next(trial for trial in found["trials"] if trial["options"] == found["chosen"])
         assert chosen["a_n"] == max(trial["a_n"] for trial in found["trials"]) and len(found["trials"]) == 6
         assert settings == renamed(chosen["settings"])
@@ -225,7 +204,7 @@ def test_a_class_method_starts_from_what_was_chosen_for_it(name):
 
 def test_the_grid_runs_every_class_method_from_what_was_chosen():
     runs = load_grid(ROOT / "notebooks" / "params" / "classes.yaml")
-    assert {run.row for run in runs} == {*CLASS_METHODS, "coda-p-slow-head"}
+    assert {run.row for run in runs} == {*CLASS_METHODS, *registry.WITH_HEAD, "coda-p-slow-head"}
     assert {(run.variant, run.seed) for run in runs if run.row == "stamina"} == {
         (tasks, seed) for tasks in (5, 10, 20) for seed in range(5)
     }

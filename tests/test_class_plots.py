@@ -79,11 +79,24 @@ def test_a_report_tells_classes_apart_from_concepts(tmp_path):
     page = write_report([tmp_path], tmp_path / "r.html").read_text()
     assert "Measures of classes" in page and "<h2>Measures</h2>" not in page
     cells = page.split("<td>a</td>")[1].split("</tr>")[0].replace("</td>", "").split("<td>")[1:]
-    assert cells == ["stamina", "4", "6", "3 of 3", "79.3", "80.0", "5.5", "9.0", "5 %", "0.2 %", "3.0 min", "1.0 GiB"]
-    assert "tuning, 3 tasks" in page and page.count("<img ") == 4  # two figures, and a matrix a run
+    assert cells[:3] == ["stamina", "y", "trained"]  # method, base, head
+    assert cells[3:] == ["4", "6", "3 of 3", "79.3", "80.0", "5.5", "9.0", "5 %", "0.2 %", "3.0 min", "1.0 GiB"]
+    assert "tuning, 3 tasks, y" in page and page.count("<img ") == 4  # two figures, and a matrix a run
     (tmp_path / "b" / "results.json").write_text(json.dumps({"method": "c-lora", "accuracy": [[1.0]]}))
     with pytest.raises(UserError, match=r"b/results.json is damaged \(tasks, a_n, n_param"):
         write_report([tmp_path], tmp_path / "r.html")
+
+
+def test_a_report_has_a_row_for_each_head(tmp_path):
+    own = results()
+    measured = {
+        key: own[key] for key in ("accuracy", "right", "a_n", "a_n_running", "f_n", "f_n_chaudhry") if key in own
+    }
+    write_run(tmp_path / "a", heads={"trained": measured, "means": {**measured, "a_n": 99.5}})
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    first, second = [part.split("</tr>")[0] for part in page.split("<td>a</td>")[1:]]
+    assert "<td>trained</td>" in first and "<td>79.3</td>" in first
+    assert "<td>means</td>" in second and "<td>99.5</td>" in second
 
 
 def test_a_ranking_shows_the_highest_row_first_with_its_interval():

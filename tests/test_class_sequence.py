@@ -131,8 +131,8 @@ def test_another_run_is_refused(vit, patches, tmp_path):
     other = {**FEW, "rank": 4, "epochs": 3}
     with pytest.raises(UserError, match=told):
         ContinualClassifier(made.__wrapped__(), patches, "lora", 3, 0, tmp_path / "run", **other)
-    with pytest.raises(UserError, match="6 classes make no 4 equal tasks: choose 1, 2, 3, 6"):
-        ContinualClassifier(made.__wrapped__(), patches, "lora", 4, **FEW)
+    with pytest.raises(UserError, match="6 classes make no 7 tasks: choose 1 to 6"):
+        ContinualClassifier(made.__wrapped__(), patches, "lora", 7, **FEW)
 
 
 def test_results_are_those_of_the_last_task_whenever_a_run_was_killed(vit, patches, tmp_path):

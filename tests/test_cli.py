@@ -401,8 +401,10 @@ def test_options_of_the_other_half_are_refused(photos, tmp_path, capsys):
     out = ["--method", "lora", "--out", tmp_path / "x"]
     assert "--tasks is for classes" in mistake(capsys, "bench", photos, *out, "--tasks", "3")
     assert "--stages names 9 concepts" in mistake(capsys, "bench", photos, *out, "--stages", "9")
-    for option in (["--stages", "3"], ["--order", "people-first"], ["--shuffle", "1"], ["--pictures", "4"]):
+    for option in (["--stages", "3"], ["--shuffle", "1"], ["--pictures", "4"]):
         assert f"{option[0]} is for concepts" in mistake(capsys, "bench", "renditions", *out, *option)
+    message = mistake(capsys, "bench", "renditions", *out, "--order", "people-first")
+    assert "cannot read people-first: give --order a text file" in message
     assert "no set or folder is called rendition" in mistake(capsys, "bench", "rendition", *out, "--epochs", "1")
     assert "give --data DIR" in mistake(capsys, "bench", "imagenet-r", *out)
     assert not (tmp_path / "x").exists()

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 
 from ..errors import UserError, UserNotice
 from ..runs.devices import check_device
+from ..runs.files import read_json
 
 EMBEDDED = {"mini": Path(__file__).parents[1] / "assets" / "vit"}
 WRONG = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, SafetensorError)
@@ -44,6 +45,14 @@ def load_backbone(base: str | Path = "mini", device: str | None = None):
     if not all(weight.isfinite().all() for weight in vit.state_dict().values()):
         raise UserError(f"the backbone {base} holds weights that are no finite numbers: restore its files")
     return vit.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def model_args(base: str | Path) -> dict:
+    """The arguments that a base's architecture was made with, without its number of classes; none for models of timm's
+    hub."""
+    folder = EMBEDDED.get(str(base), Path(base))
+    found = read_json(folder / "config.json").get("model_args", {}) if folder.is_dir() else {}
+    return {name: value for name, value in found.items() if name != "num_classes"}
 
 
 def timm_name(name: str) -> str:

@@ -1,14 +1,15 @@
-"""Datasets of classes: labelled images for training and testing, and their division into tasks.
+"""Datasets of classes: labelled images for training and testing, their division into tasks, and the shipped one.
 
-`renditions` is shipped; `imagenet-r` is read from a folder that data_scripts/imagenet_r.py fills.
+Those that are read from a disk are in `image_folder` (any folder) and `public_sets` (sets of the literature).
 """
 
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from .image_files import ImageFiles, check_readable
 
 RENDITIONS = Path(__file__).parents[1] / "assets" / "renditions"
-IMAGENET_R = {"train": 24_000, "test": 6_000}  # pictures in the public split
 
 
 class LabelledImages(Protocol):
@@ -75,18 +74,22 @@ class ClassDataset:
 
 @dataclass(frozen=True)
 class TensorImages:
-    """Images in memory: (n, 3, S, S) uint8."""
+    """Images in memory: (n, 3, s, s) uint8. They are loaded at S = `side` px, by default at their own size s."""
 
     images: Tensor
     labels: Tensor
+    side: int | None = None
 
     @property
     def size(self) -> int:
-        return self.images.shape[-1]
+        return self.side or self.images.shape[-1]
 
     def load(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
         x = self.images[indices].float() / 255
-        return x if generator is None else resized_crop(x, generator)
+        x = x if generator is None else resized_crop(x, generator)
+        if self.size == x.shape[-1]:
+            return x
+        return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
 
     def stream(self, parts: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
         return (self.load(indices, generator) for indices in parts)
@@ -95,7 +98,7 @@ class TensorImages:
         return self.images.numpy().tobytes()
 
     def of(self, indices: Tensor) -> "TensorImages":
-        return TensorImages(self.images[indices], self.labels[indices])
+        return TensorImages(self.images[indices], self.labels[indices], self.side)
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -106,13 +109,74 @@ def class_order(classes: int, seed: int) -> list[int]:
     return order
 
 
-def class_tasks(classes: int, tasks: int, seed: int) -> list[list[int]]:
-    """Labels of the classes of every task. Raises UserError if the tasks cannot be of equal size."""
-    if tasks < 1 or classes % tasks:
-        ways = [n for n in range(1, classes + 1) if classes % n == 0]
-        raise UserError(f"{classes} classes make no {tasks} equal tasks: choose {', '.join(map(str, ways))}")
-    order, each = class_order(classes, seed), classes // tasks
-    return [order[k : k + each] for k in range(0, classes, each)]
+def listed_order(file: Path, classes: Sequence[str]) -> list[int]:
+    """The order of the classes in a text file, a name on each line: their labels.
+
+    Raises:
+        UserError: the file cannot be read, names a class twice or one that is not there, or lacks one.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"cannot read {file}: give --order a text file with a class name on each line") from None
+    names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]
+    labels = {name: label for label, name in enumerate(classes)}
+    for name in names:
+        if name not in labels:
+            raise UserError(f"{file} names {name}, which is no class that is left: name every class once")
+        labels.pop(name)
+    if labels:
+        raise UserError(f"{file} does not name {next(iter(labels))} ({len(labels)} missing): name every class once")
+    order = {name: label for label, name in enumerate(classes)}
+    return [order[name] for name in names]
+
+
+def equal_sizes(classes: int, tasks: int) -> list[int]:
+    """The numbers of classes of tasks that differ by one at most, the larger tasks first. [ours]
+
+    Public protocols have tasks of equal size, as these are wherever their number divides that of the classes.
+
+    Raises:
+        UserError: there are more tasks than classes.
+    """
+    if not 1 <= tasks <= classes:
+        raise UserError(f"{classes} classes make no {tasks} tasks: choose 1 to {classes}")
+    return [classes // tasks + (task < classes % tasks) for task in range(tasks)]
+
+
+def increments(classes: int, first: int, increment: int) -> list[int]:
+    """The numbers of classes of tasks: `first`, then `increment` each; the last task has what is left.
+
+    The convention of PyCIL and of the CODA-Prompt code.
+
+    Raises:
+        UserError: the first task has more classes than there are.
+    """
+    if first > classes:
+        raise UserError(f"a first task of {first} classes is more than the {classes} there are: lower --first")
+    rest = classes - first
+    return [first] + [increment] * (rest // increment) + ([rest % increment] if rest % increment else [])
+
+
+def class_tasks(
+    classes: int, tasks: int | Sequence[int], seed: int, order: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Labels of the classes of every task.
+
+    Args:
+        classes: number of classes.
+        tasks: number of tasks (`equal_sizes`), or the number of classes of each.
+        seed: decides the order of the classes (`class_order`).
+        order: the labels in the order in which they are learned, instead of that of the seed.
+
+    Raises:
+        UserError: there are more tasks than classes, or the sizes do not add up to the number of classes.
+    """
+    sizes = equal_sizes(classes, tasks) if isinstance(tasks, int) else list(tasks)
+    if sum(sizes) != classes or min(sizes) < 1:
+        raise UserError(f"tasks of {', '.join(map(str, sizes[:9]))} classes are not the {classes} there are")
+    labels = torch.tensor(class_order(classes, seed) if order is None else list(order))
+    return [part.tolist() for part in labels.split(sizes)]
 
 
 @dataclass(frozen=True)
@@ -138,25 +202,6 @@ def task_images(dataset: LabelledImages, classes: list[int]) -> TaskImages:
 def of_classes(dataset: LabelledImages, classes: Sequence[int]) -> Tensor:
     """Indices of the images of some classes: (m,)."""
     return torch.isin(dataset.labels, torch.as_tensor(classes)).nonzero()[:, 0]
-
-
-def class_set(name: str, folder: Path | None = None, classes: int | None = None, size: int = 224) -> ClassDataset:
-    """A dataset of CLASS_SETS.
-
-    Args:
-        folder: the folder of imagenet-r.
-        classes: only the first so many.
-        size: px that imagenet-r is loaded at.
-
-    Raises:
-        UserError: the dataset is missing or damaged, or has fewer classes.
-    """
-    if name == "imagenet-r" and folder is None:
-        raise UserError("imagenet-r is read from a folder: give --data DIR, filled by data_scripts/imagenet_r.py")
-    if name != "imagenet-r" and folder is not None:
-        raise UserError(f"{name} is in the package: leave --data out")
-    found = CLASS_SETS[name](folder, size) if folder else CLASS_SETS[name]()
-    return found.first(classes) if classes else found
 
 
 def renditions(part: str = "classes", share_alike: bool = True) -> ClassDataset:
@@ -206,60 +251,6 @@ def read_sheet(file: Path, n: int, size: int, columns: int) -> Tensor:
     return tiles[:, :columns].flatten(0, 1)[:n]
 
 
-def imagenet_r(folder: Path | str, size: int = 224) -> ClassDataset:
-    """ImageNet-R with the split of the CODA-Prompt code: folder/imagenet-r_train.yaml, _test.yaml and class folders.
-
-    Raises:
-        UserError: a file or an image is missing or damaged, an image is in both halves, or labels and folders do not
-            match.
-    """
-    folder = Path(folder)
-    halves = {split: read_split(folder, split, size) for split in IMAGENET_R}
-    both = {*halves["train"].files} & {*halves["test"].files}
-    if both:
-        raise UserError(f"{min(both)} is to be trained on and tested: fetch the split files again")
-    named: dict[int, str] = {}
-    for half in halves.values():
-        for file, label in zip(half.files, half.labels.tolist(), strict=True):
-            if named.setdefault(label, file.parent.name) != file.parent.name:
-                raise UserError(f"class {label} is {named[label]} and {file.parent.name}: fetch the split files again")
-    if sorted(named) != [*range(len(named))]:
-        raise UserError(f"{folder}: classes 0 to {max(named)} are not all there: fetch the split files again")
-    for split, half in halves.items():
-        bare = {*named} - {*half.labels.tolist()}
-        if bare:
-            raise UserError(f"{named[min(bare)]} has no pictures in the {split} half: fetch the split files again")
-    check_readable([*halves["train"].files, *halves["test"].files])
-    return ClassDataset("imagenet-r", [named[k] for k in range(len(named))], **halves)
-
-
-def read_split(folder: Path, split: str, size: int) -> ImageFiles:
-    """One half of the public split; its paths data/imagenet-r/CLASS/NAME.jpg are looked up in `folder`."""
-    import yaml
-
-    file = folder / f"imagenet-r_{split}.yaml"
-    if not file.is_file():
-        raise UserError(f"{file} is missing: python data_scripts/imagenet_r.py --out {folder}")
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        names = [Path(*Path(name).parts[-2:]) for name in content["data"]]
-        targets = content["targets"]
-        if not all(type(target) is int for target in targets):
-            raise TypeError("targets are whole numbers")
-        labels = torch.tensor(targets)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
-        raise UserError(f"{file} is damaged: python data_scripts/imagenet_r.py --out {folder}") from None
-    if len(names) != len(labels) or not names:
-        raise UserError(f"{file} has {len(names)} pictures and {len(labels)} classes: fetch it again")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(names)} pictures of {file.name} are not in {folder}, {missing[0]} among them: "
-            f"python data_scripts/imagenet_r.py --out {folder}"
-        )
-    return ImageFiles([folder / name for name in names], labels, size)
-
-
 def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -> Tensor:
     """Random crop, scale and horizontal flip of a batch: (n, 3, S, S) -> the same shape.
 
@@ -273,10 +264,3 @@ def resized_crop(x: Tensor, generator: torch.Generator, smallest: float = 0.6) -
     where = torch.stack([torch.stack([side * flip, zero, move[0]], 1), torch.stack([zero, side, move[1]], 1)], 1)
     grid = F.affine_grid(where.to(x), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-
-
-CLASS_SETS: dict[str, Callable[..., ClassDataset]] = {
-    "renditions": renditions,
-    "tuning": partial(renditions, "tuning"),
-    "imagenet-r": imagenet_r,
-}

@@ -64,7 +64,7 @@ class ImageFiles:
     def _fill(self, x: Tensor, file: Path, seed: int | None) -> None:
         image = read(file)
         if seed is None:
-            image = transforms.center_crop(transforms.resize(image, [round(self.size * ENLARGED)]), [self.size])
+            image = transforms.center_crop(transforms.resize(image, [resized_side(self.size)]), [self.size])
         else:
             image = cut(image, self.size, torch.Generator().manual_seed(seed))
         x.copy_(transforms.pil_to_tensor(image)).div_(255)
@@ -75,6 +75,11 @@ class ImageFiles:
 
     def of(self, indices: Tensor) -> "ImageFiles":
         return ImageFiles([self.files[k] for k in indices.tolist()], self.labels[indices], self.size)
+
+
+def resized_side(size: int) -> int:
+    """The shorter side, in px, that a test image is resized to before its centre of `size` px is cropped."""
+    return round(size * ENLARGED)
 
 
 def ready(x: Tensor, filled: Iterator[None]) -> Tensor:

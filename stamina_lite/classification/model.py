@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from ..core.task import restored_on_error, train
 from ..errors import UserError
 from ..methods.prompts import Pool, PrefixAttention
 from ..runs.changes import Change, change_of
+from ..runs.state import load_state
 from .datasets import TaskImages
 
 KNOWN = ("mean", "std", "input_size")  # of its images, in a ViT's configuration
@@ -188,8 +189,13 @@ class Classifier:
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Labels among the classes seen so far, whatever their task: (n, 3, S, S) -> (n,)."""
-        seen = torch.tensor(self.seen, device=self.device)
-        return seen[self.logits(x.to(self.device))[:, seen].argmax(1)].cpu()
+        return self.predict_by({"": self.head}, x)[""]
+
+    @torch.no_grad()
+    def predict_by(self, heads: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor) -> dict[str, Tensor]:
+        """The same by several heads, which map features (n, width) to logits (n, classes)."""
+        seen, features = torch.tensor(self.seen, device=self.device), self.features(x.to(self.device))
+        return {name: seen[head(features)[:, seen].argmax(1)].cpu() for name, head in heads.items()}
 
     def losses(self, images: TaskImages, n: int, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
         """Cross-entropy of n images, one at a time, as functions: the samples of the Fisher information."""
@@ -205,6 +211,20 @@ class Classifier:
 
                 count += 1
                 yield loss
+
+    def restore(self, tensors: dict[str, Tensor], seen: list[int]) -> None:
+        """Take the state of a stored task.
+
+        Args:
+            tensors: as `ContinualClassifier.tensors` has them; other keys are ignored.
+            seen: labels in the order in which they were learned.
+        """
+        self.seen = seen
+        self.restore_head(tensors["head.weight"], tensors["head.bias"])
+        load_state(self.layers, tensors)
+        if self.pool is not None:
+            prompts = {k.removeprefix("prompt."): v for k, v in tensors.items() if k.startswith("prompt.")}
+            self.pool.load_state_dict(prompts)
 
     @torch.no_grad()
     def restore_head(self, weight: Tensor, bias: Tensor) -> None:

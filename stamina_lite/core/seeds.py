@@ -16,6 +16,7 @@ class Stream(IntEnum):
     END_OF_TASK = 5
     PROMPT_POOL = 6
     EXPORT = 7
+    HEADS = 8
 
 
 def seeded(*numbers: int) -> torch.Generator:

@@ -5,22 +5,21 @@ A1111. `tokens`: a file for each token, for `load_textual_inversion` or folders 
 """
 
 import copy
-import gc
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from ..core.layers import layers_of
 from ..errors import UserError
-from ..runs.files import load_task, read_json, write_json, write_tensors
+from ..runs.files import load_task, new_folder, read_json, write_json, write_tensors
+from ..runs.verified import TOLERANCE, Verified, check_difference
 from .captions import PROMPT
-from .export_check import TOLERANCE, Verified, answers, check_difference, compare, to_fp32
+from .export_check import answers, compare, to_fp32
 from .history import save_past
 from .learner import ContinualLearner
 from .model import CROSS_ATTENTION
@@ -79,23 +78,8 @@ def export(
         raise UserError(f"{learner.method.name} keeps a model a concept, not one of all: choose one with --concept")
     if concept is not None and kind == "lora" and learner.home is None:
         raise UserError("the update of one concept is read from the run's folder: give the learner an out")
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already: choose another --out, or delete it")
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        verified = KINDS[kind](learner, temporary, base, Options(rank, concept, dtype))
-        gc.collect()  # of the stock pipeline, which maps the files: Windows renames no folder of mapped files
-        if out.exists():
-            out.rmdir()
-        temporary.replace(out)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {out} ({error}): make room, or choose another --out") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return verified
+    with new_folder(Path(out)) as temporary:
+        return KINDS[kind](learner, temporary, base, Options(rank, concept, dtype))
 
 
 def to_diffusers(learner: ContinualLearner, folder: Path, base: Callable, options: Options) -> Verified:

@@ -7,10 +7,9 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError, UserNotice
-from ..images import open_image
+from ..images import SUFFIXES, open_image
 from .caption_files import is_caption_file
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}  # read_image reports a damaged one
 STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "WMF"}  # formats that Pillow recognises, but needs other programs to decode
 NEED_CONVERSION = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg"}
 OF_THE_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}

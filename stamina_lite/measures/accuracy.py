@@ -1,5 +1,6 @@
 """Accuracy of generated pictures among concepts; accuracy and forgetting of a classifier over a sequence of tasks."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -37,15 +38,17 @@ def concept_accuracy(generated: Sequence[Tensor], references: Sequence[Tensor]) 
 Accuracies = Sequence[Sequence[float]]
 
 
-def accuracy_by_task(correct: Sequence[int], totals: Sequence[int], each: int) -> list[float]:
+def accuracy_by_task(correct: Sequence[int], totals: Sequence[int], sizes: Sequence[int]) -> list[float]:
     """Accuracy of every task in percent.
 
     Args:
         correct: number of correctly classified images of every class, in the order in which classes were learned.
         totals: number of test images of every class; classes of later tasks may follow.
-        each: number of classes in a task.
+        sizes: number of classes of every task; tasks that are not learned yet may follow.
     """
-    return [100 * sum(correct[k : k + each]) / sum(totals[k : k + each]) for k in range(0, len(correct), each)]
+    ends = [end for end in itertools.accumulate(sizes) if end <= len(correct)]
+    starts = [0, *ends[:-1]]
+    return [100 * sum(correct[a:b]) / sum(totals[a:b]) for a, b in zip(starts, ends, strict=True)]
 
 
 def final_mean(R: Accuracies) -> float:

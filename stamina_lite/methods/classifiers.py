@@ -11,7 +11,6 @@ from ..core.adapters import Full, LowRank
 from ..core.layers import AdaptedWeight
 from ..core.method import Method
 from .finetuning import CustomDiffusionEWC
-from .lora import CLoRA, Stamina
 from .subspaces import grow, input_covariances, leading
 
 
@@ -88,20 +87,6 @@ class NearestClassMean(Method):
         for label in images.classes:
             mean = features[labels == label].mean(0)
             model.head.weight[label], model.head.bias[label] = mean, -mean.square().sum() / 2
-
-
-class CLoRAMeans(CLoRA):
-    """C-LoRA; after a task its classes' rows of the head become the class means of the features. [ours]"""
-
-    name = "c-lora-means"
-    end = NearestClassMean.end
-
-
-class StaminaMeans(Stamina):
-    """STAMINA; after a task its classes' rows of the head become the class means of the features. [ours]"""
-
-    name = "stamina-means"
-    end = NearestClassMean.end
 
 
 class InfLoRA(Method):

@@ -6,7 +6,6 @@ from ..core.method import Method
 from ..core.settings import ClassSettings
 from ..errors import UserError
 from .classifiers import (
-    CLoRAMeans,
     ElasticWeightConsolidation,
     FineTuning,
     FineTuningLocal,
@@ -15,7 +14,6 @@ from .classifiers import (
     LearningWithoutForgetting,
     NearestClassMean,
     SDLoRA,
-    StaminaMeans,
 )
 from .finetuning import (
     CustomDiffusion,
@@ -115,12 +113,13 @@ REGISTRY = (
     Entry(CODAPrompt, "arXiv 2211.13218", None, "prompts", {"lr": 3e-3}),
     Entry(InfLoRA, "arXiv 2404.00228", None, "adapters", {"threshold": 0.9}),
     Entry(SDLoRA, "arXiv 2501.13198", None, "adapters", {}),
-    Entry(CLoRAMeans, OURS, None, "adapters", {"lr_head": 1e-2, "lambda_forget": 100.0}),
-    Entry(StaminaMeans, OURS, None, "STAMINA", CLASSES_MASKED),
 )
 METHODS: dict[str, type[Method]] = {e.method.name: e.method for e in REGISTRY if e.colour}
 CLASS_METHODS: dict[str, type[Method]] = {e.method.name: e.method for e in REGISTRY if e.classes is not None}
 CLASS_DEFAULTS: dict[str, dict] = {e.method.name: e.classes for e in REGISTRY if e.classes is not None}
+
+# Rows of stored grids that are a method with another head than the trained one (`heads`)
+WITH_HEAD = {"c-lora-means": ("c-lora", "means"), "stamina-means": ("stamina", "means")}
 
 
 def make_method(name: str, **options) -> Method:
@@ -138,7 +137,8 @@ def make_method(name: str, **options) -> Method:
 
 
 def make_class_method(name: str, **options) -> Method:
-    """A method for classification by its name; arguments and errors as `make_method`."""
+    """A method for classification by its name, or of a row of WITH_HEAD; arguments and errors as `make_method`."""
+    name = WITH_HEAD.get(name, (name, ""))[0]
     if name not in CLASS_METHODS:
         raise UserError(f"unknown method {name}: choose one of {', '.join(CLASS_METHODS)}")
     return CLASS_METHODS[name](ClassSettings().changed(**{**CLASS_DEFAULTS[name], **options}))

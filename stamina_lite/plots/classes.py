@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from .. import measures
 from ..errors import UserError
 from ..measures.intervals import Number
-from ..methods.registry import REGISTRY
+from ..methods.registry import REGISTRY, WITH_HEAD
 from .style import name_points
 
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, by family
@@ -23,6 +23,7 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, by family
 }
 FAMILY = {entry.method.name: entry.family for entry in REGISTRY if entry.classes is not None}
 FAMILY |= {"coda-p-slow-head": "prompts"}  # a row of the grid that is a method with other settings
+FAMILY |= {row: FAMILY[method] for row, (method, _) in WITH_HEAD.items()}
 LINES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (6, 2)))
 
 

@@ -67,20 +67,22 @@ def accuracies(results: dict) -> Tensor:
     The first resample has every class once. Entries above the diagonal are nan, and tasks without a resampled class;
     T is 1 for a joint method.
     """
-    tasks, right = torch.tensor(results["tasks"]), results["right"]
+    tasks, right = results["tasks"], results["right"]
     if len(right) not in (1, len(tasks)):
         raise UserError(f"{results['method']} has results of {len(right)} of {len(tasks)} tasks: resume its run")
-    n, each = tasks.shape
-    weights = torch.ones(1 + RESAMPLES, n * each, dtype=torch.float64)
-    picks = torch.randint(n * each, (RESAMPLES, n * each), generator=torch.Generator().manual_seed(0))
-    weights[1:] = torch.zeros(RESAMPLES, n * each, dtype=torch.float64).scatter_add_(1, picks, weights[1:])
-    weights = weights[:, tasks]  # by task and class of this run: (d, n, each)
-    counts = torch.full((len(right), n * each), torch.nan, dtype=torch.float64)
+    order = torch.tensor(sum(tasks, []))  # the classes as this run learned them
+    n = len(order)
+    weights = torch.ones(1 + RESAMPLES, n, dtype=torch.float64)
+    picks = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(0))
+    weights[1:] = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, picks, weights[1:])
+    sizes = [len(task) for task in tasks]
+    of_task = weights[:, order].split(sizes, dim=1)  # N tensors (d, classes of the task)
+    counts = torch.full((len(right), n), torch.nan, dtype=torch.float64)
     for t, row in enumerate(right):
         counts[t, : len(row)] = torch.tensor(row, dtype=torch.float64)
-    totals = torch.tensor(results["asked"], dtype=torch.float64).view(n, each)
-    correct = torch.einsum("dnk,tnk->dtn", weights, counts.view(len(right), n, each))
-    return 100 * correct / torch.einsum("dnk,nk->dn", weights, totals)[:, None]
+    totals = torch.tensor(results["asked"], dtype=torch.float64).split(sizes)
+    parts = zip(of_task, counts.split(sizes, dim=1), totals, strict=True)
+    return torch.stack([100 * (w @ right.T) / (w @ asked)[:, None] for w, right, asked in parts], dim=2)
 
 
 def a_n(R: Tensor) -> Tensor:
@@ -176,6 +178,24 @@ def pair_table(samples: Bootstrap) -> str:
     return table(head, lines)
 
 
+def heads_table(found: list[StoredRun]) -> str:
+    """A_N of every row with each head that its runs were tested with, for every number of tasks; "" without heads."""
+    samples: dict[tuple[str, int, str], dict[int, Tensor]] = {}
+    for f in found:
+        for head, measured in f.results.get("heads", {}).items() if f.results else ():
+            R = accuracies({**f.results, **measured})
+            samples.setdefault((f.run.row, int(f.run.variant), head), {})[f.run.seed] = a_n(R)
+    if not samples:
+        return ""
+    heads = list(dict.fromkeys(head for _, _, head in samples))
+    places = list(dict.fromkeys((row, tasks) for row, tasks, _ in samples))
+    lines = [
+        [row, str(tasks), *(shown(number(samples.get((row, tasks, head), {})), 1) for head in heads)]
+        for row, tasks in places
+    ]
+    return table(["method", "tasks", *(f"A_N, {head}" for head in heads)], lines)
+
+
 CLAIMS = (  # claim; rows compared; measure; side of zero on which the difference of the two should lie
     ("C-LoRA knows more at the end than CODA-P", C_LORA, CODA, "a_n", "above"),
     ("STAMINA knows more at the end than C-LoRA", STAMINA, C_LORA, "a_n", "above"),
@@ -206,6 +226,7 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
     if not found:
         return {}
     samples = bootstrap(found)
+    by_head = heads_table(found)
     return {
         "classes": main_table(samples),
         "classes_brief": main_table(samples, BRIEF, ("a_n",)),
@@ -213,4 +234,5 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
         "classes_pairs": pair_table(samples),
         "classes_claims": claims_table(samples),
         "classes_missing": missing(found, load_grid(grid)),
+        **({"classes_by_head": by_head} if by_head else {}),
     }

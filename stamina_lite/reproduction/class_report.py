@@ -1,6 +1,7 @@
 """The classification part of a report: measures and figures."""
 
 from html import escape
+from pathlib import Path
 
 from .. import plots
 from ..classification.learner import MEASURES
@@ -28,7 +29,7 @@ def check(results: dict, file) -> dict:
     return results
 
 
-HEAD = ["Run", "Method", "Seed", "Classes", "Tasks", *(name for name, _ in MEASURES.values())]
+HEAD = ["Run", "Method", "Base", "Head", "Seed", "Classes", "Tasks", *(name for name, _ in MEASURES.values())]
 HEAD += ["Trained", "Added", "Time", "Memory"]
 MEANINGS = {name: meaning for name, meaning in MEASURES.values()} | {
     "Trained": "parameters trained in the last task, in % of the backbone",
@@ -37,8 +38,11 @@ MEANINGS = {name: meaning for name, meaning in MEASURES.values()} | {
 
 
 def overview(runs: list[tuple[str, dict, dict | None]]) -> str:
-    """The table of measures. runs: folder, run.json and results.json of each."""
-    rows = [row(place, about, results) for place, about, results in runs if results]
+    """The table of measures, a row for each head of a run. runs: folder, run.json and results.json of each."""
+    rows = []
+    for place, about, results in runs:
+        heads = results.get("heads", {results.get("head", "trained"): {}}) if results else {}
+        rows += [row(place, about, {**(results or {}), "head": head, **own}) for head, own in heads.items()]
     if not rows:
         return ""
     meanings = (f"<b>{escape(name)}</b>: {escape(text)}." for name, text in MEANINGS.items())
@@ -52,9 +56,15 @@ def row(place: str, about: dict, results: dict) -> list[str]:
     cost = [f"{results['n_param'][k]:.3g} %" for k in ("train", "store")]
     spent = [f"{sum(results['seconds']) / 60:.1f} min", f"{max(results['peak_memory']) / 2**30:.1f} GiB"]
     counts = [str(sum(map(len, learned))), f"{len(learned)} of {len(results['tasks'])}"]
-    return [place, results["method"], str(about.get("seed")), *counts, *measures, *cost, *spent]
+    who = [results["method"], backbone(about), results["head"], str(about.get("seed"))]
+    return [place, *who, *counts, *measures, *cost, *spent]
+
+
+def backbone(about: dict) -> str:
+    """The name of a run's backbone; its hash where it was given in memory."""
+    return Path(about.get("base_model") or about["base"]).name
 
 
 def figures(about: dict, results: list[dict]) -> str:
     """Figures of runs with the same classes and number of tasks."""
-    return section(f"{about['set']}, {about['tasks']} tasks", FIGURES, results)
+    return section(f"{about['set']}, {about['tasks']} tasks, {backbone(about)}", FIGURES, results)

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import yaml
 
-from ..classification.datasets import CLASS_SETS
+from ..classification.sets import CLASS_SETS
 from ..core.settings import renamed
 from ..diffusion.concepts import ORDERS, SETS
 from ..errors import UserError
@@ -102,7 +102,11 @@ class GridRun:
 
 @dataclass(frozen=True)
 class ClassGridRun(GridRun):
-    """One classification run: a row, a number of tasks, and a seed that also sets the order of classes."""
+    """One classification run: a row, a number of tasks, and a seed that also sets the order of classes.
+
+    The protocol may have `heads`, with which every run is tested. They do not change what is trained, so they are not
+    in the protocol's hash.
+    """
 
     shared = ("set", "epochs")
     variants = "tasks"
@@ -115,7 +119,8 @@ class ClassGridRun(GridRun):
 
     def arguments(self) -> list[str]:
         p = self.protocol
-        return [p["set"], "--seed", str(self.seed), "--tasks", str(self.variant), "--epochs", str(p["epochs"])]
+        heads = ["--head", *p["heads"]] if "heads" in p else []
+        return [p["set"], "--seed", str(self.seed), "--tasks", str(self.variant), "--epochs", str(p["epochs"]), *heads]
 
 
 def read_grid(content: dict, file: Path) -> list[GridRun]:
@@ -133,7 +138,8 @@ def read_grid(content: dict, file: Path) -> list[GridRun]:
     classes = isinstance(protocol, dict) and protocol.get("set") in CLASS_SETS
     kind = ClassGridRun if classes else GridRun
     known = sorted((*kind.shared, "rows"))
-    if sorted(content) != ["protocol", "runs"] or not isinstance(protocol, dict) or sorted(protocol) != known:
+    given = sorted({*protocol} - ({"heads"} if classes else set())) if isinstance(protocol, dict) else []
+    if sorted(content) != ["protocol", "runs"] or not isinstance(protocol, dict) or given != known:
         raise UserError(f"{file} is not a grid: expected runs, and a protocol with {', '.join(kind.shared)}, rows")
     if not classes and protocol["set"] not in SETS:
         raise UserError(f"{file}: unknown set {protocol['set']}: choose one of {', '.join((*SETS, *CLASS_SETS))}")

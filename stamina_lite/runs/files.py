@@ -1,5 +1,6 @@
 """Files that are written completely or not at all, checked by their sha256: safetensors and JSON, never a pickle."""
 
+import gc
 import hashlib
 import json
 import os
@@ -21,6 +22,30 @@ def writing(place: Path | str, advice: str = "make room, or choose another --out
         yield
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write to {place} ({why(error)}): {advice}") from None
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `out` at the end, and is removed after an error.
+
+    Raises:
+        UserError: `out` is there already and not empty, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already: choose another --out, or delete it")
+    temporary = out.with_name(f".{out.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        gc.collect()  # of models that map the files: Windows renames no folder of mapped files
+        if out.exists():
+            out.rmdir()
+        temporary.replace(out)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {out} ({error}): make room, or choose another --out") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def why(error: Exception) -> str:
