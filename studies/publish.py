@@ -59,7 +59,7 @@ STUDIES = {  # block -> the table of a study, and its file in results/
     "steps": (own_steps.own_steps_table, "own_steps.json"),
     "together": (pairs.together_table, "pairs/pairs.json"),
 }
-FEW = "\n\nThese intervals are over five concepts: a bootstrap of so few values is not reliable."
+FEW = "\n\nThese intervals are over five or six concepts: a bootstrap of so few values is not reliable."
 
 
 def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
