@@ -13,9 +13,10 @@ from .concepts import (
     sheet,
     weight_change,
 )
+from .quiz import quiz
 from .style import colour
 
 __all__ = [
     "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "forgetting", "learned_and_kept", "load_masks",
-    "load_results", "mask_panel", "plasticity", "ranking", "run_sheet", "sheet", "weight_change", "word_figure",
+    "load_results", "mask_panel", "plasticity", "quiz", "ranking", "run_sheet", "sheet", "weight_change", "word_figure",
 ]  # fmt: skip
