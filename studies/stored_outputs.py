@@ -3,7 +3,8 @@
     make run && python studies/stored_outputs.py runs/quick
 
 Sources stay as they are; papermill's injected cell and widgets (progress bars too) are left out. Images get a palette
-of 256 colours, or of fewer in a notebook that would be larger than LIMIT.
+of 256 colours, or of fewer in a notebook that would be larger than LIMIT, and the alternative text of their cell: its
+metadata is {"mystnb": {"image": {"alt": TEXT}}}, from which the book takes it; nbconvert reads it from the output.
 """
 
 import argparse
@@ -40,6 +41,16 @@ def stored(output, count: int, colours: int):
     return output
 
 
+def describe(cell) -> None:
+    """Give a cell's images its alternative text. Raises ValueError if the cell shows an image and has no text."""
+    text = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+    for output in cell.outputs:
+        if "image/png" in output.get("data", {}):
+            if not text:
+                raise ValueError(f"cell {cell.id} shows an image: write its alternative text into its metadata")
+            output.metadata["image/png"] = {"alt": text}
+
+
 def take_over(executed: Path, notebook: Path, colours: int) -> None:
     """Write an executed notebook's outputs to `notebook`. Raises ValueError if that has changed since."""
     source, target = nbformat.read(executed, 4), nbformat.read(notebook, 4)
@@ -55,6 +66,7 @@ def take_over(executed: Path, notebook: Path, colours: int) -> None:
     for count, (cell, ran) in enumerate(zip(cells, executed_cells, strict=True), 1):
         cell.execution_count = count
         cell.outputs = [o for o in (stored(output, count, colours) for output in ran.outputs) if o]
+        describe(cell)
     nbformat.write(target, notebook)
 
 

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import shutil
+import time
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -250,6 +252,33 @@ def test_gallery_shows_real_pictures_below(run, tmp_path):
     assert pixels(box)[150, 0].tolist() == [1, 2, 203]
     with pytest.raises(UserError, match="has no pictures"):
         gallery(tmp_path / "real")
+
+
+def test_the_gallery_answers_from_memory_within_a_tenth_of_a_second(run):
+    box = gallery(run)
+    slider = box.children[0].children[0]
+    shutil.rmtree(run / "images")
+    times = []
+    for value in (3, 1, 2, 3, 1, 3):
+        started = time.perf_counter()
+        slider.value = value
+        times.append(time.perf_counter() - started)
+        assert pixels(box)[0, 0, 0] == 50 * value
+    assert min(times) < 0.1
+
+
+def test_the_quiz_shows_each_candidate_once_and_says_which_it_is():
+    shades = {name: Image.new("RGB", (8, 8), (40 * k, 0, 0)) for k, name in enumerate(("ann", "bob", "cyd", "dan"), 1)}
+    figure = plots.quiz(Image.new("RGB", (8, 8), (0, 200, 0)), shades, "cyd", seed=1)
+    shown = {axis.get_title(): axis.images[0].get_array()[0, 0].tolist() for axis in figure.axes if axis.images}
+    assert [*shown] == ["who is this?", "A", "B", "C", "D"] and shown["who is this?"] == [0, 200, 0]
+    assert sorted(shade for _, (shade, *_) in list(shown.items())[1:]) == [40, 80, 120, 160]
+    letter, name = figure.get_supxlabel().removeprefix("answer: ").split(", ")
+    assert name == "cyd" and shown[letter] == [120, 0, 0]
+    orders = {plots.quiz(shades["ann"], shades, "cyd", seed).get_supxlabel() for seed in range(8)}
+    assert len(orders) > 1
+    with pytest.raises(UserError, match="eve must be one of"):
+        plots.quiz(shades["ann"], shades, "eve")
 
 
 @pytest.mark.parametrize("heights", [[0.1, 0.5, 0.9], [0.5, 0.5, 0.51], [0.97, 0.98, 1.0], [0.4] * 40, [0.3], []])

@@ -19,7 +19,8 @@ COLUMNS, SIDE = 8, 96  # images a row, and their side in px
 def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
     """A task slider and a concept menu; below them generated images of that concept after that task, and real ones.
 
-    A run stores images of the newest concept after each task, and of all concepts after the last one.
+    A run stores images of the newest concept after each task, and of all concepts after the last one. All of them are
+    read when the gallery is made, so that it answers at once.
 
     Args:
         real: concepts whose training images are shown below.
@@ -36,23 +37,26 @@ def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
             stored.setdefault(int(folder.parent.name.removeprefix("after-")), []).append(folder.name)
     if not stored:
         raise UserError(f"{run} has no pictures in images/after-*: run `stamina-lite bench`, or an Evaluation, first")
-    photos = {concept.name: [(file, concept.crop) for file in concept.images[:COLUMNS]] for concept in real}
+    photos = {c.name: strip([to_picture(file, c.crop) for file in c.images[:COLUMNS]]) for c in real}
+    strips = {(t, name): strip(kept_pictures(run, t, name)) for t, names in stored.items() for name in names}
 
     task = ipywidgets.SelectionSlider(options=[*stored], description="after task")
     concept = ipywidgets.Dropdown(options=stored[task.value], description="concept")
     picture = ipywidgets.Image(format="png")
 
     def show(_=None) -> None:
-        rows = [strip(kept_pictures(run, task.value, concept.value))]
+        rows = [strips[task.value, concept.value]]
         if concept.value in photos:
-            rows.append(strip([to_picture(file, crop) for file, crop in photos[concept.value]]))
+            rows.append(photos[concept.value])
         picture.value = png(rows)
 
     def refill(_) -> None:
         before = concept.value
-        with concept.hold_trait_notifications():
-            concept.options = stored[task.value]
-            concept.value = before if before in stored[task.value] else stored[task.value][0]
+        concept.unobserve(show, "value")
+        concept.options = stored[task.value]  # selects the first of them
+        if before in stored[task.value]:
+            concept.value = before
+        concept.observe(show, "value")
         show()
 
     task.observe(refill, "value")
@@ -77,5 +81,5 @@ def strip(pictures: list[Image.Image]) -> np.ndarray:
 def png(rows: list[np.ndarray]) -> bytes:
     file = io.BytesIO()
     gap = np.full((8, COLUMNS * SIDE, 3), 255, np.uint8)
-    Image.fromarray(np.concatenate([part for row in rows for part in (row, gap)])).save(file, "png")
+    Image.fromarray(np.concatenate([part for row in rows for part in (row, gap)])).save(file, "png", compress_level=1)
     return file.getvalue()

@@ -70,6 +70,15 @@ def test_formulas_are_drawn_without_the_network(browser, book, screenshots):
     page.close()
 
 
+def test_every_figure_has_an_alternative_text(browser, book):
+    page = browser.new_page()
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        page.goto(f"{book}/notebooks/{notebook.stem}.html")
+        texts = page.evaluate("[...document.querySelectorAll('.cell_output img')].map(image => image.alt)")
+        assert texts and all(len(text) >= 40 for text in texts), notebook.name
+    page.close()
+
+
 def test_the_book_is_searched_without_a_server(browser, book, screenshots):
     page = browser.new_page()
     page.goto(f"{book}/search.html?q=saturation")

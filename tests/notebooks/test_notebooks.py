@@ -1,6 +1,7 @@
 """The notebooks as they are committed: their form, their presets, what they have stored, and that they run."""
 
 import ast
+import html
 import json
 import os
 import re
@@ -9,12 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbconvert
 import nbformat
 import papermill
 import pytest
 import yaml
 
 from stamina_lite.diffusion.bases import EMBEDDED
+
+sys.path.append(str(Path(__file__).parents[2] / "studies"))
+
+import stored_outputs  # noqa: E402
 
 HOME = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
@@ -33,7 +39,8 @@ def read(file):
 
 
 def code_of(notebook):
-    return [c for c in notebook.cells if c.cell_type == "code"]
+    """The code cells but for the one that installs the package on Colab, see studies/badges.py."""
+    return [c for c in notebook.cells if c.cell_type == "code" and "install" not in c.metadata.get("tags", [])]
 
 
 def parameters_cell(notebook):
@@ -169,7 +176,7 @@ def outputs_of(file):
 def test_stored_run_came_to_its_end(file):
     outputs = outputs_of(file)
     assert not [o for o in outputs if o.output_type == "error"]
-    counts = [c.execution_count for c in code_of(read(file))]
+    counts = [c.execution_count for c in read(file).cells if c.cell_type == "code"]
     assert counts == sorted(c for c in counts if c) and len(counts) == len(set(counts)), "run from top to bottom, once"
 
 
@@ -179,6 +186,38 @@ def test_no_widget_is_stored(file):
     notebook = read(file)
     assert "widgets" not in notebook.metadata
     assert not [o for o in outputs_of(file) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+
+
+def html_of(file) -> str:
+    exporter = nbconvert.HTMLExporter(template_name="classic")
+    return exporter.from_notebook_node(read(file))[0]
+
+
+@each
+def test_every_stored_image_has_an_alternative_text(file):
+    """In the cell's metadata for the book, in the output's for nbconvert; what is rendered there is compared too."""
+    outputs_of(file)  # skips where nothing was stored yet
+    wanted = []
+    for cell in code_of(read(file)):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                text = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+                assert len(text) >= 40, f"cell {cell.id} has no alternative text: see CONTRIBUTING.md"
+                assert output.metadata["image/png"]["alt"] == text, f"cell {cell.id}: store its outputs again"
+                wanted.append(text)
+    assert len(set(wanted)) > 2
+    rendered = re.findall(r'<img alt="([^"]*)"[^>]* src="data:image/png', html_of(file))
+    assert [html.unescape(text) for text in rendered] == wanted
+
+
+def test_an_image_without_an_alternative_text_is_not_stored():
+    shown = nbformat.v4.new_output("display_data", data={"image/png": "", "text/plain": ""})
+    cell = nbformat.v4.new_code_cell("plt.show()", id="a-cell", outputs=[shown])
+    with pytest.raises(ValueError, match="a-cell shows an image"):
+        stored_outputs.describe(cell)
+    cell.metadata["mystnb"] = {"image": {"alt": "a line that falls"}}
+    stored_outputs.describe(cell)
+    assert cell.outputs[0].metadata["image/png"]["alt"] == "a line that falls"
 
 
 @each
