@@ -16,7 +16,7 @@ from .quiz import quiz
 from .style import colour
 
 __all__ = [
-    "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "forgetting", "learned_and_kept", "load_masks",
-    "load_results", "mask_panel", "mask_pictures", "plasticity", "quiz", "ranking", "run_sheet", "sheet", "weight_change",
-    "word_figure",
+    "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "forgetting", "learned_and_kept",
+    "load_masks", "load_results", "mask_panel", "mask_pictures", "plasticity", "quiz", "ranking", "run_sheet",
+    "sheet", "weight_change", "word_figure",
 ]  # fmt: skip
