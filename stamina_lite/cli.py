@@ -164,6 +164,7 @@ def parser() -> Parser:
     p = verb(report)
     p.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one that holds runs")
     p.add_argument("--out", required=True, type=folder, metavar="FILE", help="the HTML file")
+    p.add_argument("--tables", type=folder, metavar="DIR", help="also write the measures as CSV, Markdown and LaTeX")
 
     verb(methods)
     verb(info)
@@ -374,7 +375,7 @@ def report(args) -> None:
     """Compare runs in one HTML file."""
     from .reproduction.report import write_report
 
-    write_report(args.runs, args.out)
+    write_report(args.runs, args.out, args.tables)
 
 
 def methods(args) -> None:

@@ -1,15 +1,20 @@
 """The report holds every number, needs no other file, and says what it could not read."""
 
 import base64
+import csv
+import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from test_plots import made_up
 
 from stamina_lite.errors import UserError
+from stamina_lite.reproduction.comparison import compare
 from stamina_lite.reproduction.report import MEASURES, write_report
 
 
@@ -47,7 +52,7 @@ class Page(HTMLParser):
         values = dict(attributes)
         self.sources += [values[k] for k in ("src", "data") if k in values]
         self.links += [values["href"]] if "href" in values else []
-        if tag not in ("img", "meta"):
+        if tag not in ("img", "meta", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -69,9 +74,10 @@ def test_report_compares_runs_and_stands_alone(tmp_path, capsys):
     assert "0.987" in page.text and "0.111" in page.text and "–" in page.text and "1.5 min" in page.text
     assert "versions.torch" in page.text and "9.9" in page.text and "settings.rank" in page.text
     assert "../runs/a" in page.text and "../runs/deep/b" in page.text and str(tmp_path) not in out.read_text()
-    # four figures of both runs, and a sheet of each, all within the page
-    assert len(page.sources) == 6 and all(s.startswith("data:image/png;base64,") for s in page.sources)
-    assert base64.b64decode(page.sources[0].split(",")[1])[:8] == b"\x89PNG\r\n\x1a\n"
+    # four figures of both runs; of each a sheet and three concepts' images, two of them twice; all within the page
+    kinds = [source.split(";")[0] for source in page.sources]
+    assert kinds.count("data:image/svg+xml") == 4 and kinds.count("data:image/webp") == 2 * (1 + 5)
+    assert b"<svg" in base64.b64decode(page.sources[0].split(",")[1])
     assert "mini10: lora, stamina" in page.text
     assert not re.search(r"https?://", out.read_text())
 
@@ -81,7 +87,7 @@ def test_runs_of_different_sets_share_no_figure(tmp_path):
     write_run(tmp_path / "b", measured(), set="tune5")
     page = Page(write_report([tmp_path], tmp_path / "r.html").read_text())
     assert "mini10: lora\n" in page.text and "tune5: lora\n" in page.text
-    assert len(page.sources) == 2 * 4 + 2
+    assert sum("svg" in source for source in page.sources) == 2 * 4
 
 
 def test_unfinished_runs_are_listed(tmp_path):
@@ -142,3 +148,64 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         write_report([tmp_path / "a"], tmp_path)  # a folder
     with pytest.raises(UserError, match="cannot write"):
         write_report([tmp_path / "a"], tmp_path / "a" / "run.json" / "r.html")  # below a file
+
+
+def data(page: Page) -> list[list[dict]]:
+    """The CSV files behind a page's figures."""
+    files = [base64.b64decode(link.split(",")[1]).decode() for link in page.links if link.startswith("data:text/csv")]
+    return [list(csv.DictReader(io.StringIO(file))) for file in files]
+
+
+def test_a_figure_carries_its_numbers(tmp_path):
+    write_run(tmp_path / "a", measured("stamina"))
+    page = Page(write_report([tmp_path], tmp_path / "r.html").read_text())
+    plasticity = next(
+        rows for rows in data(page) if any(row["series"] == "stamina" and row["y"] == "2" for row in rows)
+    )
+    values = measured("stamina")["plasticity"]
+    assert [float(row["y"]) for row in plasticity if row["series"] == ""][: len(values)] == pytest.approx(values)
+
+
+def test_two_runs_are_compared_concept_by_concept(tmp_path):
+    n = 8
+    better = [1.0 + 0.1 * k for k in range(n)]
+    write_run(tmp_path / "a", measured("stamina", n, a_mmd_each=better, f_mmd_each=better[:-1]))
+    worse = [value + 0.5 for value in better]
+    noisy = [value + (0.3 if k % 2 else -0.3) for k, value in enumerate(better[:-1])]
+    write_run(tmp_path / "b", measured("lora", n, a_mmd_each=worse, f_mmd_each=noisy, concept_accuracy_each=[0.1] * n))
+    page = Page(write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "r.html").read_text())
+    assert "-0.50\u00a0[-0.50,\u00a0-0.50]" in page.text and "First: a. Second: b." in page.text
+    table = {
+        row[0]: row[1:] for row in compare(*(json.loads((tmp_path / x / "results.json").read_text()) for x in "ab"))
+    }
+    assert table["MMD² at the end (A_mmd)"][-1] == "first" and table["Forgetting (F_mmd)"][-1] == "inconclusive"
+    assert table["Accuracy at the end, %"][2:] == ["15 [15, 15]", "first"]
+    alone = Page(write_report([tmp_path / "a"], tmp_path / "r.html").read_text())
+    assert "Two runs compared" in page.text and "Two runs compared" not in alone.text
+
+
+def test_images_are_browsed_by_concept_and_task(tmp_path):
+    write_run(tmp_path / "a", measured())
+    html = write_report([tmp_path], tmp_path / "r.html").read_text()
+    found = re.findall(r'<figure data-concept="([^"]+)" data-task="(\d+)"><img alt="([^"]+)"', html)
+    assert ("thing-1", "1", "thing-1 after task 1") in found and ("thing-1", "3", "thing-1 after task 3") in found
+    assert len(found) == 5 and "querySelectorAll('.gallery')" in html
+
+
+def test_measures_become_tables_of_other_programs(tmp_path):
+    write_run(tmp_path / "a_b", measured())
+    write_report([tmp_path / "a_b"], tmp_path / "r.html", tmp_path / "tables")
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "tables" / "concepts.csv").read_text(encoding="utf-8")))
+    assert row["Run"] == "a_b" and row["A_mmd"] == "0.111" and row["Trained"] == "0.5 %"
+    assert r"a\_b & lora & 0 & 3 & 0.111" in (tmp_path / "tables" / "concepts.tex").read_text(encoding="utf-8")
+    assert "| a_b | lora | 0 | 3 | 0.111 |" in (tmp_path / "tables" / "concepts.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "tables" / "classes.csv").exists()
+
+
+def test_runs_of_a_grid_have_its_verdicts_in_front(tmp_path):
+    stored = Path(__file__).parents[1] / "results" / "claim10"
+    for row in ("ti++", "c-lora", "stamina"):
+        shutil.copytree(stored / f"{row}.alternate.0", tmp_path / "claim10" / f"{row}.alternate.0")
+    page = Page(write_report([tmp_path / "claim10"], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.open == [] and page.text.index("Grid claim10") < page.text.index("Measures\n")
+    assert "Claims of the papers" in page.text and "inconclusive" in page.text

@@ -1,5 +1,6 @@
 """The classification part of a report: measures and figures."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -37,16 +38,25 @@ MEANINGS = {name: meaning for name, meaning in MEASURES.values()} | {
 }
 
 
-def overview(runs: list[tuple[str, dict, dict | None]]) -> str:
-    """The table of measures, a row for each head of a run. runs: folder, run.json and results.json of each."""
+Runs = Sequence[tuple[str, dict, dict | None]]  # folder, run.json and results.json of each
+
+
+def rows_of_measures(runs: Runs) -> list[list[str]]:
+    """Rows of the table of measures, one for each head of a run."""
     rows = []
     for place, about, results in runs:
         heads = results.get("heads", {results.get("head", "trained"): {}}) if results else {}
         rows += [row(place, about, {**(results or {}), "head": head, **own}) for head, own in heads.items()]
+    return rows
+
+
+def overview(runs: Runs) -> str:
+    """The table of measures and their meanings."""
+    rows = rows_of_measures(runs)
     if not rows:
         return ""
     meanings = (f"<b>{escape(name)}</b>: {escape(text)}." for name, text in MEANINGS.items())
-    return f"<h2>Measures of classes</h2>{table(HEAD, rows)}{bullets(meanings)}"
+    return f"<h2>Measures of classes</h2>{table(HEAD, rows, 'Measures of classes')}{bullets(meanings)}"
 
 
 def row(place: str, about: dict, results: dict) -> list[str]:

@@ -1,6 +1,6 @@
 """Figures of a grid's stored runs: every function returns a matplotlib Figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ from .results import TOKEN, StoredRun, by_concept, gain, gains_by_task, of_row, 
 WINDOW = 10  # tasks in a point of a curve
 
 
-def gain_by_task(found: list[StoredRun], rows: list[str]) -> Figure:
+def gain_by_task(found: list[StoredRun], rows: Sequence[str]) -> Figure:
     """Gain over the token alone just after learning, by task: a decrease is saturation.
 
     A point is the mean over ten tasks and all runs, the band its 95 % interval over concepts. At zero (grey line) a

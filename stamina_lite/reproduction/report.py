@@ -13,8 +13,13 @@ from ..errors import UserError
 from ..plots.concepts import by_method
 from ..runs.files import read_json, read_record, write_text, writing
 from . import class_report
+from .comparison import HEAD, compare
+from .figures import early_middle_late
+from .grid_report import grid_report
 from .grids import verify_checksum
 from .page import STYLE, bullets, inline, section, table
+from .page_gallery import SCRIPT, gallery
+from .table_files import write_tables
 
 # key in results.json -> (name, meaning)
 MEASURES = {
@@ -38,6 +43,8 @@ MEASURES = {
         "the same for pictures drawn just after each concept was learned",
     ),
 }
+CONCEPTS = ["Run", "Method", "Seed", "Concepts", *(name for name, _ in MEASURES.values())]
+CONCEPTS += ["Trained", "Added", "Time", "Memory"]
 FIGURES = (
     (
         plots.weight_change,
@@ -76,10 +83,17 @@ class Run:
         return "a_mmd" in self.results
 
 
-def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
+def write_report(runs: Iterable[Path | str], out: Path | str, tables: Path | None = None) -> Path:
     """Write a report of run folders, or of all runs in given folders, to `out` and print its path.
 
-    Raises UserError if a folder contains no run and no executed notebook, or a damaged file.
+    A folder of a grid's runs, named after the grid, has its tables and verdicts in front; two runs of the same concepts
+    are compared concept by concept.
+
+    Args:
+        tables: a folder for the table of measures as CSV, Markdown and LaTeX.
+
+    Raises:
+        UserError: a folder contains no run and no executed notebook, or a damaged file.
     """
     out = Path(out)
     folders = [Path(r) for r in runs]
@@ -90,19 +104,30 @@ def write_report(runs: Iterable[Path | str], out: Path | str) -> Path:
         raise UserError(f"no run.json under {', '.join(map(str, folders))}: name a run folder, or a folder of runs")
     home = out.resolve().parent
     concepts, classes = ([run for run in found if run.classes is kind] for kind in (False, True))
-    sections = [overview(concepts, home), *(figures(group) for group in comparable(concepts))]
-    sections += [class_report.overview([(place(run, home), run.about, run.results) for run in classes])]
+    groups = comparable(concepts)
+    sections = [grid_report(folder) for folder in folders]
+    sections += [overview(concepts, home), comparison(groups, home), *(figures(group) for group in groups)]
+    of_classes = [(place(run, home), run.about, run.results) for run in classes]
+    sections += [class_report.overview(of_classes)]
     sections += [class_report.figures(group[0].about, [run.results for run in group]) for group in comparable(classes)]
     sections += [unfinished(found, home), notebook_list(notebooks, home), *(details(run, home) for run in found)]
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>stamina-lite report</title><style>{STYLE}</style></head>
-<body><h1>Runs side by side</h1>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>stamina-lite report</title><style>{STYLE}</style></head>
+<body><main><h1>Runs side by side</h1>
 {"".join(sections)}
-</body></html>
+</main><script>{SCRIPT}</script></body></html>
 """
     with writing(out, "make room, or give --out a file name in a folder of yours"):
         home.mkdir(parents=True, exist_ok=True)
         write_text(out, page)
+        if tables:
+            for name, head, rows in (
+                ("concepts", CONCEPTS, rows_of_measures(concepts, home)),
+                ("classes", class_report.HEAD, class_report.rows_of_measures(of_classes)),
+            ):
+                if rows:
+                    write_tables(tables, name, head, rows)
     print(out)
     return out
 
@@ -155,36 +180,40 @@ def comparable(runs: list[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def overview(runs: list[Run], home: Path) -> str:
-    """The table of measures and their meanings."""
-    measured = [run for run in runs if run.results]
-    if not measured:
-        return ""
-    head = [
-        "Run",
-        "Method",
-        "Seed",
-        "Concepts",
-        *(name for name, _ in MEASURES.values()),
-        "Trained",
-        "Added",
-        "Time",
-        "Memory",
-    ]
-    rows = [
+def rows_of_measures(runs: list[Run], home: Path) -> list[list[str]]:
+    """Rows of the table of measures, of the runs that have results."""
+    return [
         [
-            place(run, home), run.results["method"], run.about.get("seed"),
+            place(run, home), run.results["method"], str(run.about.get("seed")),
             str(len(run.results["tasks"])) + ("" if run.finished else " so far"),
             *(number(run.results.get(key)) for key in MEASURES),
             *(f"{run.results['n_param'][k]:.3g} %" for k in ("train", "store")),
             f"{sum(run.results['seconds']) / 60:.1f} min", f"{max(run.results['peak_memory']) / 2**30:.1f} GiB",
         ]
-        for run in measured
+        for run in runs
+        if run.results
     ]  # fmt: skip
+
+
+def overview(runs: list[Run], home: Path) -> str:
+    """The table of measures and their meanings."""
+    rows = rows_of_measures(runs, home)
+    if not rows:
+        return ""
     meanings = "".join(f"<li><b>{escape(name)}</b>: {escape(meaning)}.</li>" for name, meaning in MEASURES.values())
     meanings += "<li><b>Trained</b>, <b>Added</b>: parameters trained for a concept and stored after it, in %.</li>"
     meanings += "<li><b>Time</b> of learning alone; <b>Memory</b>: the peak, of the GPU where there was one.</li>"
-    return f"<h2>Measures</h2>{table(head, rows)}<ul>{meanings}</ul>"
+    return f"<h2>Measures</h2>{table(CONCEPTS, rows, 'Measures')}<ul>{meanings}</ul>"
+
+
+def comparison(groups: list[list[Run]], home: Path) -> str:
+    """The comparison of two runs of concepts; empty for other numbers of runs."""
+    if len(groups) != 1 or len(groups[0]) != 2:
+        return ""
+    first, second = groups[0]
+    rows = compare(first.results, second.results)
+    text = f"First: {place(first, home)}. Second: {place(second, home)}. In brackets 95 % intervals over concepts."
+    return f"<h2>Two runs compared</h2><p>{escape(text)}</p>{table(HEAD, rows, 'Two runs compared')}"
 
 
 def figures(runs: list[Run]) -> str:
@@ -220,9 +249,12 @@ def details(run: Run, home: Path) -> str:
     """A run's pictures, masks, settings and versions."""
     parts = [f"<h2>{escape(place(run, home))}</h2>"]
     if run.finished:
-        tasks = run.results["tasks"]
-        names = unique_names([tasks[0], tasks[len(tasks) // 2], tasks[-1]])
-        parts.append(inline(plots.run_sheet(run.folder, names), "Pictures drawn just after learning, and at the end."))
+        names = [name for name in early_middle_late(run.results["tasks"]) if any(run.folder.glob(f"images/*/{name}"))]
+        if names:
+            stages = ("learned", "final") if run.results["plasticity"][0] is not None else ("final",)  # joint methods
+            sheet = plots.run_sheet(run.folder, names, stages)
+            parts.append(inline(sheet, "Pictures just after learning, and at the end."))
+        parts.append(gallery(run.folder))
         masks = plots.load_masks(run.folder)
         if masks:
             parts.append(inline(plots.mask_panel(masks), "Density of the folded masks, and the overlap between tasks."))
@@ -233,7 +265,8 @@ def details(run: Run, home: Path) -> str:
         [key, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value]
         for key, value in flat(run.about)
     ]
-    return "".join(parts) + f"<details><summary>Settings and versions</summary>{table(['', ''], rows)}</details>"
+    settings = table(["name", "value"], rows, "Settings and versions")
+    return "".join(parts) + f"<details><summary>Settings and versions</summary>{settings}</details>"
 
 
 def flat(content: dict, prefix: str = "") -> list[tuple[str, object]]:
@@ -242,10 +275,6 @@ def flat(content: dict, prefix: str = "") -> list[tuple[str, object]]:
     for key, value in content.items():
         pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return pairs
-
-
-def unique_names(names: list[str]) -> list[str]:
-    return list(dict.fromkeys(names))
 
 
 def place(run: Run, home: Path) -> str:
