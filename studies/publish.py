@@ -30,7 +30,7 @@ from PIL import Image
 from stamina_lite import concepts, plots
 from stamina_lite.diffusion.concepts import training_images
 from stamina_lite.reproduction import claims, class_claims, figures, frontier
-from stamina_lite.reproduction.grids import CHECKSUM_FILE
+from stamina_lite.reproduction.grids import CHECKSUM_FILE, load_grid
 from stamina_lite.reproduction.results import StoredRun, read_runs, rows_of
 from stamina_lite.runs.files import read_json
 
@@ -69,6 +69,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     if (results / FRONTIER).is_dir():
         runs = read_runs(results / FRONTIER, grids / f"{FRONTIER}.yaml")
         found |= {"frontier": frontier.frontier_table(runs), "gaps": frontier.gaps_table(runs)}
+        found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
             found[name] = make(read_json(results / file)) + (FEW if name in ("past", "search", "steps") else "")
