@@ -21,6 +21,7 @@ from .options import (
     at_least,
     folder,
     given_settings,
+    name_and_value,
     refuse_options,
     scale,
     share,
@@ -170,9 +171,22 @@ def parser() -> Parser:
 
     p = verb(reproduce)
     p.add_argument("preset", metavar="PRESET", help="a name in notebooks/params, or a YAML file")
-    p.add_argument("--out", required=True, type=folder, metavar="DIR", help="where executed notebooks go")
+    p.add_argument("--out", required=True, type=folder, metavar="DIR", help="where notebooks and runs go")
+    p.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="names, or shell patterns such as 'lora*'")
+    p.add_argument("--seeds", type=at_least(0), nargs="+", default=[], metavar="N", help="grids: runs with these seeds")
+    p.add_argument(
+        "--set",
+        type=name_and_value,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of notebooks, or an option that all rows of a grid share",
+    )
+    p.add_argument("--dry-run", action="store_true", help="print what is left to run, its hours and its space")
     p.add_argument("--engine", default="local", choices=("local", "ray"), help="what runs them (local)")
-    p.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="notebooks at a time (1)")
+    p.add_argument("--address", type=word, help="of a Ray cluster: auto or ray://HOST:PORT (one on this machine)")
+    p.add_argument("--workers", type=at_least(1), metavar="N", help="runs at a time (1; ray: as many as have room)")
     return top
 
 
@@ -416,9 +430,17 @@ def info(args) -> None:
 
 def reproduce(args) -> int:
     """Run the notebooks of a preset, or the runs of a grid; what is done already is kept."""
+    from .reproduction.notebooks import plan
     from .reproduction.notebooks import reproduce as run_preset
+    from .reproduction.presets import Selection
 
-    failed = run_preset(args.preset, args.out, args.engine, args.workers)
+    if args.address and args.engine != "ray":
+        raise UserError("--address is for --engine ray: add it, or leave the address out")
+    selection = Selection(tuple(args.only), tuple(args.seeds), dict(args.set))
+    if args.dry_run:
+        print(*plan(args.preset, args.out, args.workers, selection=selection), sep="\n")
+        return 0
+    failed = run_preset(args.preset, args.out, args.engine, args.workers, None, selection, args.address)
     if failed:
         print(f"stamina-lite: {len(failed)} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

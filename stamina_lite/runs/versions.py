@@ -24,3 +24,8 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (names or [platform.processor()])[0]
+
+
+def minor_version() -> str:
+    """MAJOR.MINOR of this package: its releases with the same give the same results."""
+    return ".".join(version("stamina-lite").split(".")[:2])
