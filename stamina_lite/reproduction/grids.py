@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -124,12 +123,12 @@ class GridRun:
             replaced.parent.mkdir(exist_ok=True)
             folder.replace(replaced)
         method, settings = self.method()
-        command = [sys.executable, "-m", "stamina_lite.cli", "bench", *self.arguments(), "--method", method]
-        command += [word for key, value in settings.items() for word in option(key, value)]
+        arguments = ["bench", *self.arguments(), "--method", method, "--out", str(folder)]
+        arguments += [word for key, value in settings.items() for word in option(key, value)]
         environment = {**os.environ, "TQDM_DISABLE": "1"}
         if threads:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
-        failed = processes.run([*command, "--out", str(folder)], out / f"{self.name}.log", environment)
+        failed = processes.run("stamina_lite.cli", arguments, out / f"{self.name}.log", environment)
         folder.mkdir(exist_ok=True)
         if not failed and has_nan(folder / "results.json"):
             failed = f"{NAN}: lower the row's learning rates or penalties"

@@ -4,7 +4,6 @@ import ast
 import hashlib
 import json
 import os
-import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -103,9 +102,9 @@ class Notebook:
         }
         if threads:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
-        command = [sys.executable, "-m", "papermill", self.file.name, os.path.relpath(executed, home)]
-        command += ["--kernel", "python3", "--log-output", "--parameters_yaml", yaml.safe_dump(self.parameters)]
-        failed = processes.run(command, out / f"{self.name}.log", environment, home)
+        arguments = [self.file.name, os.path.relpath(executed, home)]
+        arguments += ["--kernel", "python3", "--log-output", "--parameters_yaml", yaml.safe_dump(self.parameters)]
+        failed = processes.run("papermill", arguments, out / f"{self.name}.log", environment, home)
         if not failed:  # only a finished notebook is marked
             notebook = json.loads(executed.read_text(encoding="utf-8"))
             notebook["metadata"][MARK] = self.made_from(out)

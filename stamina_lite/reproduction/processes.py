@@ -1,6 +1,6 @@
 """Processes of runs: their output in a log, their end in one line. They end when the process that began them does."""
 
-import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +10,6 @@ from pathlib import Path
 PATIENCE = 10  # seconds in which an interrupted process may store what it has
 TAIL = 8192  # bytes at the end of a log, where an error is
 OUT_OF_MEMORY = "as a system does that is out of memory: give it more, or run fewer at a time"
-PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class Interrupted(Exception):
@@ -25,8 +24,10 @@ class Processes:
         self.running: set[subprocess.Popen] = set()
         self.stopped = False
 
-    def run(self, command: list[str], log: Path, environment: dict[str, str], folder: Path | None = None) -> str:
-        """Run a command to its end, with its output in `log`.
+    def run(
+        self, module: str, arguments: list[str], log: Path, environment: dict[str, str], folder: Path | None = None
+    ) -> str:
+        """Run `python -m MODULE ARGUMENTS` to its end, with its output in `log`.
 
         Returns:
             Why it failed, in one line; empty if it did not.
@@ -34,13 +35,12 @@ class Processes:
         Raises:
             Interrupted: `stop` was called.
         """
+        command = [sys.executable, "-m", f"{__package__}.child", str(os.getpid()), module, *arguments]
         with open(log, "wb") as file:
             with self.lock:
                 if self.stopped:
                     raise Interrupted
-                process = subprocess.Popen(
-                    command, env=environment, cwd=folder, stdout=file, stderr=file, preexec_fn=PRCTL and end_with_parent
-                )
+                process = subprocess.Popen(command, env=environment, cwd=folder, stdout=file, stderr=file)
                 self.running.add(process)
             code = process.wait()
         with self.lock:
@@ -60,11 +60,6 @@ class Processes:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def end_with_parent() -> None:
-    """Let the system kill this process when the one that began it ends, so that no orphan holds a run's lock."""
-    PRCTL(1, signal.SIGKILL)  # type: ignore[misc]  # 1: PR_SET_PDEATHSIG
 
 
 def reason(code: int, log: Path) -> str:
