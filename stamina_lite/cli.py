@@ -187,6 +187,10 @@ def parser() -> Parser:
     p.add_argument("--engine", default="local", choices=("local", "ray"), help="what runs them (local)")
     p.add_argument("--address", type=word, help="of a Ray cluster: auto or ray://HOST:PORT (one on this machine)")
     p.add_argument("--workers", type=at_least(1), metavar="N", help="runs at a time (1; ray: as many as have room)")
+
+    p = verb(verify)
+    p.add_argument("runs", nargs="+", type=folder, metavar="RUN", help="a run's folder, or one that holds runs")
+    p.add_argument("--retrain", action="store_true", help="train the run anew, in a temporary folder, and compare")
     return top
 
 
@@ -444,6 +448,34 @@ def reproduce(args) -> int:
     if failed:
         print(f"stamina-lite: {len(failed)} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def verify(args) -> int:
+    """Compare stored runs with their checksums, or one run with a new training of it."""
+    from .reproduction.verify import retrain
+    from .reproduction.verify import verify as verified
+
+    runs = sorted({file.parent for folder in args.runs for file in folder.rglob("run.json")})
+    if not runs:
+        raise UserError(f"no runs in {args.runs[0]}: name the folder of a run, or one that holds runs")
+    if args.retrain and len(runs) > 1:
+        raise UserError(f"--retrain trains one run, and {len(runs)} are named: name one")
+    damaged = 0
+    for run in runs:
+        try:
+            print(f"ok      {run}  {verified(run)}", flush=True)
+        except UserError as error:
+            damaged += 1
+            print("DAMAGED", run, "", *str(error).split(), flush=True)
+    if args.retrain and not damaged:
+        print(f"ok      {runs[0]}  {retrain(runs[0], bench_of)}")
+    return 2 if damaged else 0
+
+
+def bench_of(arguments: list[str]) -> None:
+    """`stamina-lite bench` with these arguments, in this process."""
+    args = parser().parse_args(["bench", *arguments])
+    args.run(args)
 
 
 def checked_settings(args) -> dict:
