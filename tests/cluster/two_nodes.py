@@ -23,6 +23,8 @@ CELLS = (
     "print(len(learner.records), 'learned before')",
     "for concept in found:\n    learner.learn(concept)\n    time.sleep(PAUSE)",
 )
+os.environ.setdefault("RAY_worker_niceness", "0")  # on a loaded machine others would have all of it
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
 SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
