@@ -39,7 +39,7 @@ browser-test: book
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m pytest -q tests/browser/book_in_browser.py
 
-# A Ray cluster of two nodes on this machine, with real runs; some four minutes.
+# A Ray cluster of two nodes on this machine, with real runs; minutes where cores are free.
 cluster-test: $(STAMP)
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[cluster]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cluster/two_nodes.py

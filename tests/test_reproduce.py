@@ -97,6 +97,14 @@ def test_a_failing_cell_is_named_and_ends_nothing(notebooks, tmp_path, capsys, m
     assert good.finished(out) and not bad.finished(out)
 
 
+def test_a_kernel_that_is_killed_is_named(notebooks, tmp_path, capsys):
+    write_notebook(notebooks / "one.ipynb", "import os\nos.kill(os.getpid(), 9)")
+    write_preset(notebooks, cell())
+    assert reproduce("quick", tmp_path / "out", notebooks=notebooks) == ["a"]
+    assert "its kernel was killed, as a system does that is out of memory" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.ipynb").exists()
+
+
 def test_what_was_cut_off_is_done_again(notebooks, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
