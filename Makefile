@@ -7,7 +7,7 @@ WORKERS ?= 2
 export TQDM_MININTERVAL = 1
 export HF_HUB_OFFLINE = 1
 
-.PHONY: run test lab lint resolve book browser-test
+.PHONY: run test lab lint resolve book browser-test cluster-test
 
 run: $(STAMP)
 	$(BIN)/stamina-lite reproduce quick --out runs/quick
@@ -38,6 +38,11 @@ book: $(STAMP)
 browser-test: book
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m pytest -q tests/browser/book_in_browser.py
+
+# A Ray cluster of two nodes on this machine, with real runs; minutes where cores are free.
+cluster-test: $(STAMP)
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[cluster]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cluster/two_nodes.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

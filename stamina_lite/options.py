@@ -1,6 +1,7 @@
 """Options that several commands share: the settings of a method, and types of arguments."""
 
 import argparse
+import ast
 from dataclasses import fields
 from pathlib import Path
 
@@ -106,6 +107,17 @@ def word(text: str) -> str:
 def folder(text: str) -> Path:
     """An argparse type: the path of a file or folder."""
     return Path(word(text))
+
+
+def name_and_value(text: str) -> tuple[str, object]:
+    """An argparse type: NAME=VALUE, with a value as Python or YAML writes it."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, {"true": True, "false": False}.get(value, value)
 
 
 def at_least(low: int):

@@ -1,6 +1,10 @@
 """A grid's runs: what they run, that each stands alone, and that changed results are refused."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from stamina_lite.methods.registry import METHODS
 from stamina_lite.reproduction.grids import CHECKSUM_FILE, load_grid, results_hash, verify_checksum
 from stamina_lite.reproduction.notebooks import reproduce
 from stamina_lite.reproduction.report import write_report
+from stamina_lite.reproduction.results import read_runs
 
 ROWS = {
     "lora": {"steps": 1, "batch": 1, "rank": 1},
@@ -111,7 +116,8 @@ def test_a_grid_runs_seals_and_keeps_its_cells_and_names_what_failed(tmp_path, c
     (out / "broken.alternate.0" / "run.json").write_text('{"method": "another"}')
     assert reproduce(str(file), out) == ["broken.alternate.0"]
     said = capsys.readouterr().out
-    assert "FAILED  broken.alternate.0: see" in said and "done    lora.alternate.0" in said
+    assert re.search(r"FAILED  broken.alternate.0  \d+ s: .*holds another run.*; see", said)
+    assert re.search(r"done    lora.alternate.0  \d+ s\n", said)
     assert "failed" in json.loads((out / "broken.alternate.0" / CHECKSUM_FILE).read_text())
     assert "holds another run" in (out / "broken.alternate.0.log").read_text()
     done = out / "lora.alternate.0"
@@ -151,3 +157,72 @@ def test_a_damaged_grid_of_classes_is_refused(tmp_path, group, message):
     (tmp_path / "g.yaml").write_text(yaml.safe_dump({**CLASSES, "runs": [group]}))
     with pytest.raises(UserError, match=message):
         load_grid(tmp_path / "g.yaml")
+
+
+def finished_run(run, out, **changed):
+    """A folder as a finished run leaves it."""
+    folder = out / run.name
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text('{"a_mmd": 1.0}')
+    (folder / CHECKSUM_FILE).write_text(
+        json.dumps({**run.checksum, **run.made_from, "results": results_hash(folder), **changed})
+    )
+    return folder
+
+
+def test_a_run_is_outdated_by_its_protocol_version_or_data(tmp_path):
+    run = load_grid(write_grid(tmp_path / "g.yaml"))[0]
+    other = load_grid(write_grid(tmp_path / "g.yaml", pictures=3))[0]
+    assert not run.finished(tmp_path / "none")
+    folder = finished_run(run, tmp_path / "out")
+    assert run.finished(folder.parent) and not run.outdated(folder) and other.outdated(folder)
+    for key, value in (("version", "0.0"), ("data", "0"), ("settings", {"steps": 9})):
+        folder = finished_run(run, tmp_path / key, **{key: value})
+        assert run.outdated(folder) and not run.finished(folder.parent), key
+    older = {key: value for key, value in json.loads((folder / CHECKSUM_FILE).read_text()).items() if key != "data"}
+    folder = tmp_path / "out" / run.name  # a record of earlier versions is kept
+    (folder / CHECKSUM_FILE).write_text(json.dumps({**older, **run.checksum}))
+    assert run.finished(folder.parent)
+
+
+STUB = """#!/bin/sh
+while [ $# -gt 1 ]; do [ "$1" = --out ] && out="$2"; shift; done
+mkdir -p "$out"; echo "$OMP_NUM_THREADS" > "$out/threads"; echo '{"a_mmd": VALUE}' > "$out/results.json"
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stub is a shell script")
+def test_an_outdated_run_is_moved_and_one_with_nan_has_failed(tmp_path, monkeypatch, capsys):
+    """With a stub for `stamina-lite bench`, which would take minutes."""
+    stub = tmp_path / "stub"
+    stub.write_text(STUB.replace("VALUE", "2.0"))
+    stub.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(stub))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    file, out = write_grid(tmp_path / "g.yaml"), tmp_path / "out"
+    run = load_grid(file)[0]
+    finished_run(run, out, data="0")
+    assert reproduce(str(file), out, workers=os.cpu_count() * 2) == []
+    assert json.loads((out / run.name / "results.json").read_text()) == {"a_mmd": 2.0}
+    assert json.loads((tmp_path / "out.replaced" / run.name / "results.json").read_text()) == {"a_mmd": 1.0}
+    assert (out / run.name / "threads").read_text() == "1\n"
+
+    stub.write_text(STUB.replace("VALUE", "NaN"))
+    assert reproduce(str(file), tmp_path / "nan") == [run.name]
+    assert "FAILED  lora.alternate.0  0 s: its results are not finite numbers" in capsys.readouterr().out
+    (stored,) = read_runs(tmp_path / "nan", file)
+    assert not stored.results and "not finite" in stored.failed
+
+
+def test_two_grids_cannot_use_one_folder(tmp_path):
+    file, out = write_grid(tmp_path / "g.yaml"), tmp_path / "out"
+    out.mkdir()
+    hold = f"import sys; from filelock import FileLock; lock = FileLock({str(out / '.lock')!r}); lock.acquire()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; print(1, flush=True); sys.stdin.read()"], stdin=-1, stdout=-1
+    )
+    other.stdout.read(1)
+    with pytest.raises(UserError, match="out is in use by another process: wait for it"):
+        reproduce(str(file), out)
+    other.communicate()
+    assert not (out / "lora.alternate.0").exists()

@@ -12,7 +12,7 @@ import pandas as pd
 from ..errors import UserError
 from ..measures.intervals import Number, number
 from ..runs.files import read_json
-from .grids import CHECKSUM_FILE, GridRun, load_grid, verify_checksum
+from .grids import CHECKSUM_FILE, NAN, GridRun, has_nan, load_grid, verify_checksum
 
 ENDS = 5  # "first" and "last" mean the first and the last 1/ENDS of the tasks
 TOKEN = "ti++"  # the token alone, the reference of a method's gain
@@ -53,6 +53,8 @@ def read_runs(folder: Path, grid: Path) -> list[StoredRun]:
             raise UserError(f"{home} has another protocol than {grid.name}: run it again")
         if "failed" in record:
             found[home.name] = StoredRun(run, failed=record["failed"])
+        elif has_nan(home / "results.json"):
+            found[home.name] = StoredRun(run, failed=NAN)
         else:
             found[home.name] = StoredRun(run, read_json(home / "results.json"))
     return [found[name] for name in runs if name in found]

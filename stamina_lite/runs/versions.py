@@ -1,6 +1,7 @@
 """Which software and device a run was made with."""
 
 import platform
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,3 +25,9 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (names or [platform.processor()])[0]
+
+
+@cache
+def minor_version() -> str:
+    """MAJOR.MINOR of this package: its releases with the same give the same results."""
+    return ".".join(version("stamina-lite").split(".")[:2])
