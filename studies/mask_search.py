@@ -146,7 +146,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     report = read_json(args.out) if args.out.exists() else {"seed": args.seed, "rows": {}}
-    report |= versions(torch.device("cpu")) | {"gradients": gradients(args.seed)}
+    report |= versions(torch.device("cpu"))
+    if "gradients" not in report:
+        report["gradients"] = gradients(args.seed)
     for name in args.variants:
         rows = report["rows"].setdefault(name, {})
         for concept in concepts(SET, count=COUNT):

@@ -147,7 +147,7 @@ def equal_sizes(classes: int, tasks: int) -> list[int]:
 def increments(classes: int, first: int, increment: int) -> list[int]:
     """The numbers of classes of tasks: `first`, then `increment` each; the last task has what is left.
 
-    The convention of PyCIL and of the CODA-Prompt code.
+    The convention of PyCIL and of the CODA-Prompt code [recalled].
 
     Raises:
         UserError: the first task has more classes than there are.
