@@ -166,6 +166,12 @@ def run_sheet(
     return sheet(rows, titles)
 
 
+def kept_tasks(run: Path | str) -> list[tuple[int, str]]:
+    """(task, concept) of all images that a run has stored, in order."""
+    folders = sorted((Path(run) / "images").glob("after-*/*"))
+    return [(int(f.parent.name.removeprefix("after-")), f.name) for f in folders if any(f.glob("*.png"))]
+
+
 def kept_pictures(run: Path | str, task: int, name: str) -> list[Image.Image]:
     """A run's stored images of a concept after a task, in order. Raises UserError if there are none."""
     folder = Path(run) / "images" / f"after-{task:03d}" / name

@@ -11,7 +11,7 @@ from PIL import Image
 from ..diffusion.concepts import Concept
 from ..errors import UserError
 from ..images import read_image
-from .concepts import kept_pictures
+from .concepts import kept_pictures, kept_tasks
 
 COLUMNS, SIDE = 8, 96  # images a row, and their side in px
 
@@ -32,9 +32,8 @@ def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
         UserError: the run has stored no images.
     """
     stored: dict[int, list[str]] = {}
-    for folder in sorted((Path(run) / "images").glob("after-*/*")):
-        if any(folder.glob("*.png")):
-            stored.setdefault(int(folder.parent.name.removeprefix("after-")), []).append(folder.name)
+    for number, name in kept_tasks(run):
+        stored.setdefault(number, []).append(name)
     if not stored:
         raise UserError(f"{run} has no pictures in images/after-*: run `stamina-lite bench`, or an Evaluation, first")
     photos = {c.name: strip([to_picture(file, c.crop) for file in c.images[:COLUMNS]]) for c in real}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..plots.concepts import kept_pictures
+from ..plots.concepts import kept_pictures, kept_tasks
 
 COLUMNS, SIDE = 4, 96  # images of a concept and task, and their side in px
 SCRIPT = """
@@ -31,9 +31,8 @@ for (const box of document.querySelectorAll('.gallery')) {
 def gallery(run: Path) -> str:
     """The gallery of a run folder; empty if it has no images. The page needs SCRIPT, else all images are shown."""
     stored: dict[str, list[int]] = {}
-    for folder in sorted((run / "images").glob("after-*/*")):
-        if any(folder.glob("*.png")):
-            stored.setdefault(folder.name, []).append(int(folder.parent.name.removeprefix("after-")))
+    for task, name in kept_tasks(run):
+        stored.setdefault(name, []).append(task)
     if not stored:
         return ""
     figures = "".join(
