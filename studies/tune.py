@@ -4,9 +4,9 @@
     python studies/tune.py c-lora stamina --rates --steps 60 --out results/tuning-rates
 
 Four trials over what is the method's own (its λ, its density, or its rates where it has nothing else), then two at half
-and at twice a rate, the rest as in the best of the four. With --rates there are three trials: that rate, half of it and
-twice of it, all else by default; for grids that vary a method's own setting. A trial is one `bench tune20` run,
-resumable; the lowest A_mmd is chosen. Every trial is stored, not only the best.
+and at twice a rate, the rest as in the best of the four. With --rates there are four trials: that rate, half, twice and
+four times of it, at one strength; for grids that vary the strength. A trial is one `bench tune20` run, resumable; the
+lowest A_mmd is chosen. Every trial is stored, not only the best.
 """
 
 import argparse
@@ -45,6 +45,10 @@ RATE = {  # which rate is then halved and doubled; "lr" where nothing else stand
 SCALE = {"ti": 2**0.5, "ti++": 2**0.5}  # by how much: between the values where that rate was searched already, else 2
 WHOLE = "custom-diffusion", "custom-diffusion-merge", "custom-diffusion-ewc", "replay", "offline"
 START = {**dict.fromkeys(WHOLE, 1e-3), "dreambooth": 1e-4}  # lr of a trial that does not vary it; elsewhere 5e-3
+AT = {  # strengths of the trials of a rate
+    "c-lora": {"lambda_forget": 10.0},
+    "stamina": {"lambda_forget": 10.0, "lambda_sparse": 0.001},
+}
 METHOD = {"stamina-cool": "stamina"}  # where the trials' name is not the method's
 MEASURES = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
 
@@ -92,7 +96,7 @@ def tuning_table(trials: dict[str, dict], measure: str = "a_mmd", digits: int = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("methods", nargs="+", choices=[*OWN])
-    parser.add_argument("--rates", action="store_true", help="three trials, of a rate alone")
+    parser.add_argument("--rates", action="store_true", help="four trials, of a rate alone")
     parser.add_argument("--set", default="tune20", choices=("tune5", "tune20"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=16)
@@ -104,7 +108,8 @@ def main() -> None:
     for name in args.methods:
         rate, scale, method = RATE.get(name, "lr"), SCALE.get(name, 2.0), METHOD.get(name, name)
         if args.rates:
-            rows = [trial(name, {rate: round(start(name)[rate] * s, 6)}, args) for s in (1, 0.5, 2)]
+            rates = [round(start(name)[rate] * s, 6) for s in (1, 2, 0.5, 4)]
+            rows = [trial(name, {**AT.get(name, {}), rate: value}, args) for value in rates]
             write_json(args.out / f"{name}.json", {"method": method, "chosen": best(rows), "trials": rows})
             continue
         grid = [dict(zip(OWN[name], values, strict=True)) for values in itertools.product(*OWN[name].values())]
