@@ -45,6 +45,17 @@ def test_points_are_forgetting_and_the_likeness_of_the_last_third(found):
     assert 0 < np.nanstd(p.likeness["c-lora@1"]) < 0.02
 
 
+def test_how_far_late_concepts_stay_behind_a_lora_of_their_own(found):
+    p = frontier.points(found)
+    assert p.behind["c-lora@1"][0] == pytest.approx(2.0 - 0.9) and p.behind["lora-alone"][0] == 0
+    assert np.nanstd(p.behind["c-lora@1"]) < 1e-6, "what makes a concept hard for both is not in the difference"
+    assert frontier.points(found[:-1]).behind == {}
+    assert "1.10 [1.10, 1.10]" in next(r for r in frontier.frontier_table(found).splitlines() if "c-lora@1 |" in r)
+    with_bound, without = (frontier.plane(runs).axes[0].get_ylabel() for runs in (found, found[:-1]))
+    assert "LoRA alone" in with_bound and "LoRA alone" not in without
+    plt.close("all")
+
+
 def test_two_frontiers_are_compared_at_equal_forgetting(found):
     p = frontier.points(found)
     gap = frontier.gap(p, "stamina", "c-lora")
@@ -66,6 +77,7 @@ def test_the_tables_have_the_numbers_and_verdicts(found):
     line = next(row for row in rows if row.startswith("| c-lora@10 "))
     assert "2.80 [2.79, 2.81]" in line and "0.20 [0.19, 0.20]" in line.replace("0.21]", "0.20]")
     assert "0.50" in line, "the last fifth of steps is half of the first"
+    assert line.endswith("| 1.90 [1.90, 1.90] | supported |"), "(1 - 1) - (0.9 - 2.8): late concepts gain less"
     (gaps,) = (row for row in frontier.gaps_table(found).splitlines() if row.startswith("| stamina less c-lora"))
     assert "-0.50" in gaps and gaps.endswith("| supported |")
 

@@ -27,10 +27,14 @@ CHI2 = 5.991  # 95 % of two degrees of freedom
 
 @dataclass(frozen=True)
 class Points:
-    """Forgetting and likeness of rows in every resample: row -> (1 + RESAMPLES,), the first with every concept once."""
+    """Measures of rows in every resample: row -> (1 + RESAMPLES,), the first with every concept once.
+
+    behind: likeness less that of `lora-alone` for the same concepts; empty without that row.
+    """
 
     forgetting: dict[str, np.ndarray]
     likeness: dict[str, np.ndarray]
+    behind: dict[str, np.ndarray]
 
     def curve(self, method: str) -> list[str]:
         """The rows of a method's frontier, by rising strength."""
@@ -49,12 +53,16 @@ def points(found: list[StoredRun]) -> Points:
     names = sorted(frame["concept"].unique())
     picks = np.random.default_rng(0).multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
     weights = np.vstack([np.ones(len(names)), picks])
-    forgetting, likeness = {}, {}
+    forgetting, likeness, behind = {}, {}, {}
+    alone = by_concept(late, ALONE, "plasticity")
     for row in rows_of(found):
         lost, learned = by_concept(frame, row, "f_mmd"), by_concept(late, row, "plasticity")
         if lost and learned:
             forgetting[row], likeness[row] = (weighted_mean(values, names, weights) for values in (lost, learned))
-    return Points(forgetting, likeness)
+        excess = {name: value - alone[name] for name, value in learned.items() if name in alone}
+        if row in likeness and excess:
+            behind[row] = weighted_mean(excess, names, weights)
+    return Points(forgetting, likeness, behind)
 
 
 def weighted_mean(values: dict[str, float], names: list[str], weights: np.ndarray) -> np.ndarray:
@@ -96,17 +104,30 @@ def interval(values: np.ndarray) -> Number:
 
 
 def frontier_table(found: list[StoredRun]) -> str:
-    """Every row: likeness of late concepts, forgetting, final measures, and signs of saturation."""
+    """Every row: likeness of late concepts, forgetting, final measures, and whether it saturates.
+
+    A row saturates if late concepts gain less than early ones, and more so than with a LoRA that starts every concept
+    anew (`fall_of_gain`).
+    """
     p, frame, lines = points(found), tidy(found), []
     for row in p.forgetting:
         saturation = fall_of_gain(frame, row, ALONE) if ALONE in p.forgetting and row != ALONE else None
         lines.append([
-            row, shown(interval(p.likeness[row])), shown(interval(p.forgetting[row])),
+            row, shown(interval(p.likeness[row])), shown(interval(p.behind[row]) if row in p.behind else None),
+            shown(interval(p.forgetting[row])),
             shown(number(by_concept(frame, row, "a_mmd"))), shown(number(by_concept(frame, row, "accuracy")), 0, 100),
-            shown(shrinking(frame, row)), shown(saturation),
+            shown(shrinking(frame, row)), shown(saturation), verdict(saturation, "above"),
         ])  # fmt: skip
-    head = ["row", "MMD² when learned, last third", "F_mmd", "A_mmd", "accuracy %", "‖ΔW_t‖, last / first"]
-    return table([*head, "fall of the gain"], lines)
+    head = [
+        "row",
+        "MMD² when learned, last third",
+        "less that of LoRA alone",
+        "F_mmd",
+        "A_mmd",
+        "accuracy %",
+        "‖ΔW_t‖, last / first",
+    ]
+    return table([*head, "fall of the gain", "saturates"], lines)
 
 
 def gaps_table(found: list[StoredRun], pairs: list[tuple[str, str]] | None = None) -> str:
@@ -127,21 +148,29 @@ def norms(found: list[StoredRun]) -> pd.DataFrame:
 
 
 def plane(found: list[StoredRun]) -> Figure:
-    """Forgetting (across) and MMD² of late concepts when just learned (up), with 95 % regions; lower is better."""
+    """Forgetting (across) and MMD² of late concepts when just learned (up), with 95 % regions; lower is better.
+
+    With `lora-alone` among the rows, its MMD² for the same concepts is subtracted: some concepts are harder than others
+    for every method, and the regions would show little else.
+    """
     p = points(found)
+    up = p.behind or p.likeness
     figure, axis = plt.subplots(figsize=(7.2, 5.2), layout="constrained")
-    for row in p.forgetting:
-        centre = p.forgetting[row][0], p.likeness[row][0]
+    for row in up:
+        centre = p.forgetting[row][0], up[row][0]
         shade = colour(row.partition("@")[0])
-        axis.add_patch(region(p.forgetting[row][1:], p.likeness[row][1:], centre, shade))
+        axis.add_patch(region(p.forgetting[row][1:], up[row][1:], centre, shade))
         axis.plot(*centre, "o" if "@" in row else "D", color=shade, markersize=4)
         text = row.partition("@")[2] or row
         axis.annotate(text, centre, (4, 4), textcoords="offset points", fontsize=7, color=shade)
     for method in p.methods():
         rows = p.curve(method)
-        x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, p.likeness))
+        x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, up))
         axis.plot(x, y, color=colour(method), label=method)
-    axis.set(xlabel="Forgetting: F_mmd (MMD²)", ylabel="MMD² to real pictures when just learned, last third of tasks")
+    axis.set(
+        xlabel="Forgetting: F_mmd",
+        ylabel="Late concepts, just learned: MMD²" + (" less that of LoRA alone" if p.behind else ""),
+    )
     axis.legend(frameon=False)
     return figure
 
