@@ -12,17 +12,16 @@ from pathlib import Path
 from PIL import Image
 
 from stamina_lite.diffusion.bases import load_recorded
-from stamina_lite.diffusion.learner import open_run
-from stamina_lite.plots import load_results
+from stamina_lite.diffusion.learner import ContinualLearner, open_run
 
 
 def draw(run: Path, to: Path, n_concepts: int, every: int, n_images: int) -> None:
     """Images of the first concepts after their own task, after every `every` tasks and after the last one."""
-    results = load_results(run)
-    names, n_tasks = results["tasks"][:n_concepts], len(results["tasks"])
+    names = [record["concept"] for record in opened(run).records]
+    n_tasks, names = len(names), names[:n_concepts]
     own = range(1, n_concepts + 1)
     for after in sorted({*own, *range(every, n_tasks, every), n_tasks}):
-        learner = open_run(run, lambda about: load_recorded(about, None), after)
+        learner = opened(run, after)
         for task, name in enumerate(names, 1):
             if task == after or (task < after and after > n_concepts):
                 home = to / "images" / f"after-{after:03d}" / name
@@ -31,6 +30,10 @@ def draw(run: Path, to: Path, n_concepts: int, every: int, n_images: int) -> Non
                     packed = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
                     packed.save(home / f"{k:02d}.png", optimize=True)
         print(run.name, "after", after, flush=True)
+
+
+def opened(run: Path, tasks: int | None = None) -> ContinualLearner:
+    return open_run(run, lambda about: load_recorded(about, None), tasks)
 
 
 def main() -> None:
