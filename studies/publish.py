@@ -42,6 +42,7 @@ RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
 LARGE, SMALL, CLASSES, FRONTIER = "claim50", "claim10", "classes", "frontier"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
+MASKED = "stamina@10"  # the row of the frontier whose masks are shown
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
 KEPT = {
@@ -143,6 +144,8 @@ def figures_of_claim(found: list[StoredRun], home: Path) -> None:
 def figures_of_frontier(found: list[StoredRun], home: Path) -> None:
     save(frontier.plane(found), home / "plane.png")
     save(frontier.norm_curves(found), home / "norms.png")
+    if MASKED in rows_of(found):
+        save(figures.masks(found, MASKED), home / "masks.png")
     for measure in ("a_mmd", "accuracy"):
         save(frontier.by_strength(found, measure), home / f"{measure}.png")
 

@@ -6,7 +6,7 @@ from ..methods.registry import REGISTRY
 
 # Rows of a grid that are a method with other settings
 ROWS = {"c-lora-weak": "#9ECAE1", "c-lora-strong": "#08306B", "stamina-cool": "#FF9E6D"}
-ROWS |= {"stamina-dense": "#F0A07A"}
+ROWS |= {"stamina-sparse": "#F0A07A"}
 COLOURS = {entry.method.name: entry.colour for entry in REGISTRY if entry.colour}
 RUNNING = 5  # tasks in a running mean
 

@@ -115,6 +115,7 @@ def masks(found: list[StoredRun], row: str = "stamina") -> Figure:
     if not results:
         raise UserError(f"no run of {row} is stored: run its grid first")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    shade = colour(row.partition("@")[0])
     tasks = range(1, len(results[0]["tasks"]) + 1)
 
     def mean(of) -> list[float]:
@@ -124,9 +125,9 @@ def masks(found: list[StoredRun], row: str = "stamina") -> Figure:
     def overlap(r, t, key):
         return r["mask_overlap"][t] and r["mask_overlap"][t][key]
 
-    left.plot(tasks, mean(lambda r, t: r["mask_density"][t]), color=colour(row), label="density")
+    left.plot(tasks, mean(lambda r, t: r["mask_density"][t]), color=shade, label="density")
     left.plot(tasks, mean(lambda r, t: r["touched"][t]), color="#000000", label="share of Σ|past| touched")
-    right.plot(tasks, mean(lambda r, t: overlap(r, t, "overlap")), color=colour(row), label="with the task before")
+    right.plot(tasks, mean(lambda r, t: overlap(r, t, "overlap")), color=shade, label="with the task before")
     right.plot(tasks, mean(lambda r, t: overlap(r, t, "chance")), color="#777777", label="independent masks")
     left.set(xlabel="Task t", ylabel="Share of weights", ylim=(0, None))
     right.set(xlabel="Task t", ylabel="Overlap |m ∧ m'| / |m ∨ m'|", ylim=(0, None))
