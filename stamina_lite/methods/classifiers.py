@@ -11,6 +11,7 @@ from ..core.adapters import Full, LowRank
 from ..core.layers import AdaptedWeight
 from ..core.method import Method
 from .finetuning import CustomDiffusionEWC
+from .heads import write_means
 from .subspaces import grow, input_covariances, leading
 
 
@@ -68,10 +69,7 @@ class Joint(FineTuning):
 
 
 class NearestClassMean(Method):
-    """The class whose mean of frozen features is nearest; nothing is trained. [ours]
-
-    ‖f − μ‖² is smallest where μ·f − ‖μ‖²/2 is largest: a linear head with rows μ and bias −‖μ‖²/2.
-    """
+    """The class whose mean of frozen features is nearest, as in the head `Means`; nothing is trained. [ours]"""
 
     name = "ncm"
     head = False
@@ -84,9 +82,7 @@ class NearestClassMean(Method):
         labels = images.dataset.labels[images.indices]
         batches = images.dataset.stream(images.indices.split(128))
         features = torch.cat([model.features(x.to(model.device)) for x in batches])
-        for label in images.classes:
-            mean = features[labels == label].mean(0)
-            model.head.weight[label], model.head.bias[label] = mean, -mean.square().sum() / 2
+        write_means(model.head, features, labels, images.classes)
 
 
 class InfLoRA(Method):

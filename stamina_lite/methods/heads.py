@@ -72,9 +72,14 @@ class Means(LinearHead):
     name = "means"
 
     def learn(self, features, labels, tasks, trained):
-        for label in tasks[-1]:
-            mean = features[labels == label].mean(0)
-            self.weight[label], self.bias[label] = mean, -mean.square().sum() / 2
+        write_means(self, features, labels, tasks[-1])
+
+
+def write_means(head: LinearHead | nn.Linear, features: Tensor, labels: Tensor, classes: list[int]) -> None:
+    """Write the rows of the nearest class mean of some classes into a head: μ, and the bias −‖μ‖²/2."""
+    for label in classes:
+        mean = features[labels == label].mean(0)
+        head.weight[label], head.bias[label] = mean, -mean.square().sum() / 2
 
 
 class RanPAC(Head):
