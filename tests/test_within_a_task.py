@@ -227,7 +227,7 @@ def test_a_learner_of_a_pipeline_that_has_learned_the_run_says_what_to_do(tiny_f
     first = learner(tiny_folder, tmp_path / "run", "lora")
     again = ContinualLearner(first.pipe, "lora", out=tmp_path / "run", **FEW)  # it has learned nothing yet
     again.learn(concepts(photos)[0], progress=False)
-    with pytest.raises(UserError, match="has learned <amber> of .* already: load the base again"):
+    with pytest.raises(UserError, match="has learned <amber> already: load the base again"):
         ContinualLearner(first.pipe, "lora", out=tmp_path / "run", **FEW)
     assert len(learner(tiny_folder, tmp_path / "run", "lora").records) == 1
 

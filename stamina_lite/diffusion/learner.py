@@ -199,8 +199,7 @@ def refuse_a_used_pipeline(run: Path, pipe) -> None:
     names = [record["concept"] for record in records_of(tasks_of(run), "concept")]
     if names and f"<{names[0]}>" in pipe.tokenizer.get_vocab():
         raise UserError(
-            f"this pipeline has learned <{names[0]}> of {run} already: load the base again, and make the learner of "
-            "that; it goes on with this run"
+            f"this pipeline has learned <{names[0]}> already: load the base again, then make the learner, which goes on"
         )
 
 
