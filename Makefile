@@ -34,10 +34,10 @@ book: $(STAMP)
 	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/book
 	echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > build/book/index.html
 
-# The book in a real Chromium (of the system, or $$CHROMIUM); screenshots: build/screenshots.
+# The book and JupyterLab in a real Chromium (of the system, or $$CHROMIUM); screenshots: build/screenshots.
 browser-test: book
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[browser]'
-	$(BIN)/python -m pytest -q tests/browser/book_in_browser.py
+	$(BIN)/python -m pytest -q tests/browser/book_in_browser.py tests/browser/lab_in_browser.py
 
 # A Ray cluster of two nodes on this machine, with real runs; minutes where cores are free.
 cluster-test: $(STAMP)
@@ -45,7 +45,7 @@ cluster-test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cluster/two_nodes.py
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --config=notebooks/jupyter_lab_config.py notebooks
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -4,6 +4,10 @@
 class UserError(ValueError):
     """A mistake of the user's. Its one line says what is wrong and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [str(self)]
+
 
 class UserNotice(UserWarning):
     """What a user should know, such as files that are not used, in one line."""

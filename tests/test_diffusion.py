@@ -296,7 +296,8 @@ def test_an_interrupted_task_leaves_the_model_as_it_was(tiny, photos):
     with pytest.raises(KeyboardInterrupt):
         model.learn(concepts(photos)[0], make_method("stamina", **FEW), 0, 1, stop)
     after = snapshot(tiny)
-    assert all(torch.equal(before[k], after[k]) for k in before if "token_embedding" not in k)
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    assert "<amber>" not in tiny.tokenizer.get_vocab() and not model.token_ids
     again = model.learn(concepts(photos)[0], make_method("stamina", **FEW), 0, 1)
     assert again.step_change > 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import ipywidgets
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from real_pictures import photo
 
@@ -34,7 +35,7 @@ def uploaded(**files: bytes) -> tuple:
 
 
 def test_uploads_become_a_concept(tmp_path):
-    uploads = uploaded(**{"IMG 1.jpg": photo(1), "../b.png": photo(2), "c.webp": encoded(Image.new("RGB", (9, 9)))})
+    uploads = uploaded(**{"IMG 1.jpg": photo(1), "../b.png": photo(2), "c.webp": encoded(Image.new("RGB", (40, 40)))})
     files = store_uploads(uploads, tmp_path / "uploads")
     assert [file.name for file in files] == ["000-IMG-1.jpg", "001-b.png", "002-c.webp"]
     assert files[0].read_bytes() == photo(1)
@@ -61,6 +62,28 @@ def test_what_is_no_picture_is_named_and_left_out(tmp_path):
     with pytest.raises(UserError, match="none of these files"):
         prepare_pictures(files[1:], tmp_path / "cup", 16)
     assert len(list((tmp_path / "cup").iterdir())) == 1  # the earlier squares are kept
+
+
+def test_a_tiny_picture_is_used_and_a_note_says_that_it_is_blurred(tmp_path):
+    files = store_uploads(uploaded(**{"icon.png": encoded(Image.new("RGB", (12, 9), "red"))}), tmp_path / "uploads")
+    notes = prepare_pictures(files, tmp_path / "icon", 16)
+    assert notes[0] == "000-icon.png: used, but blurred: its 12 x 9 px are enlarged to 16 x 16" and len(notes) == 2
+
+
+def test_the_only_file_is_refused_with_its_reason(tmp_path):
+    (tmp_path / "huge.png").write_bytes(encoded(Image.new("L", (20_000, 10_000))))
+    with pytest.raises(UserError, match=r"^huge.png: not used, it has more than 179 million pixels: make it smaller"):
+        prepare_pictures([tmp_path / "huge.png"], tmp_path / "squares", 16)
+    (tmp_path / "letter.jpg").write_text("Dear Ann")
+    with pytest.raises(UserError, match=r"^letter.jpg: not used, it is not a picture that can be read: choose another"):
+        prepare_pictures([tmp_path / "letter.jpg"], tmp_path / "squares", 16)
+
+
+def test_a_notebook_shows_one_line_in_place_of_a_traceback(tmp_path, capsys):
+    shell = InteractiveShell()
+    shell.run_cell("from stamina_lite.diffusion.own_pictures import prepare_pictures\nprepare_pictures([], 'a', 16)")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == ["none of these files is a picture that can be read: choose .png, .jpg or .webp files"]
 
 
 def test_a_hundred_megapixels_are_used_and_two_hundred_are_not(tmp_path, recwarn):

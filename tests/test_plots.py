@@ -22,7 +22,7 @@ from stamina_lite.errors import UserError
 from stamina_lite.measures.masks import mask_overlap
 from stamina_lite.methods.registry import METHODS
 from stamina_lite.plots.concepts import then_and_now
-from stamina_lite.plots.gallery import gallery
+from stamina_lite.plots.gallery import SIDE, gallery
 from stamina_lite.plots.live import LiveCurve
 from stamina_lite.plots.masks import pairwise_overlap
 from stamina_lite.plots.style import COLOURS, ROWS, apart, mean_series
@@ -233,7 +233,7 @@ def test_gallery_follows_slider_and_menu(run):
     box = gallery(run)
     slider, menu = box.children[0].children
     assert slider.options == (1, 2, 3) and menu.options == ("thing-1",)
-    assert pixels(box)[0, 0].tolist() == [50, 50, 0] and pixels(box)[0, 96].tolist() == [50, 50, 50]
+    assert pixels(box)[0, 0].tolist() == [50, 50, 0] and pixels(box)[0, SIDE].tolist() == [50, 50, 50]
     slider.value = 3
     assert menu.options == ("thing-1", "thing-2", "thing-3") and menu.value == "thing-1"
     assert pixels(box)[0, 0].tolist() == [150, 50, 0]
@@ -249,7 +249,7 @@ def test_gallery_shows_real_pictures_below(run, tmp_path):
     Image.new("RGB", (20, 20), (1, 2, 203)).save(folder / "0.png")
     plain, box = gallery(run), gallery(run, concepts(folder.parent))
     assert len(pixels(box)) == 2 * len(pixels(plain))
-    assert pixels(box)[150, 0].tolist() == [1, 2, 203]
+    assert pixels(box)[SIDE + 50, 0].tolist() == [1, 2, 203]
     with pytest.raises(UserError, match="has no pictures"):
         gallery(tmp_path / "real")
 

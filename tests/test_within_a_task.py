@@ -1,4 +1,4 @@
-"""Checkpoints and samples within a task."""
+"""Checkpoints, the stop button and samples within a task."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from stamina_lite import ContinualLearner, cli, concepts, load_base
 from stamina_lite.errors import UserError
 from stamina_lite.runs.checkpoint import FILE
 from stamina_lite.runs.files import load_task
+from stamina_lite.runs.interrupts import Stopped
 
 FEW = {"steps": 7, "batch": 2, "rank": 2, "lr": 0.02}
 
@@ -139,6 +140,96 @@ def test_checkpoints_are_on_by_default_for_large_bases_only(tiny_folder, photos,
     monkeypatch.setattr("stamina_lite.diffusion.learner.LARGE", 32)
     assert learner(tiny_folder, tmp_path / "run", "lora").save_every == 100
     assert learner(tiny_folder, tmp_path / "run", "lora", save_every=0).save_every == 0
+
+
+@pytest.fixture
+def interruptible():
+    """The handler of SIGINT that Python, a notebook's kernel and the command line have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def stop_button(at: int, steps: list, presses: int = 1):
+    """A callback that notes the steps, and presses the stop button in one of them."""
+
+    def on_step(step, numbers):
+        steps.append(step)
+        for _ in range(presses if step == at else 0):
+            signal.raise_signal(signal.SIGINT)
+
+    return on_step
+
+
+@pytest.mark.parametrize("method", ["stamina", "custom-diffusion"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["same kernel", "kernel restarted"])
+def test_the_stop_button_costs_no_step(tiny_folder, photos, tmp_path, interruptible, method, restarted):
+    found, run, steps = concepts(photos)[:2], tmp_path / "run", []
+    begun = learner(tiny_folder, run, method)
+    begun.learn(found[0], progress=False)
+    with pytest.raises(Stopped, match="Stopped after step 4, which is saved"):
+        begun.learn(found[1], progress=False, on_step=stop_button(3, steps))
+    assert [*begun.model.token_ids] == ["<amber>"] and (run / FILE).is_file()
+    with pytest.raises(UserError, match="unknown token <berry>: choose <amber>"):
+        begun.generate("a photo of <berry>")
+    if restarted:
+        del begun
+        begun = learner(tiny_folder, run, method)
+    begun.learn(found[1], progress=False, on_step=stop_button(-1, steps))
+    assert steps == [*range(7)]
+    whole = learner(tiny_folder, tmp_path / "whole", method)
+    for concept in found:
+        whole.learn(concept, progress=False)
+    (tensors, _, log), (expected_tensors, _, expected_log) = stored(run), stored(tmp_path / "whole")
+    assert log == expected_log and tensors.keys() == expected_tensors.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected_tensors.items())
+
+
+def test_a_second_interrupt_ends_the_step_at_once(tiny_folder, photos, tmp_path, interruptible):
+    concept, begun = concepts(photos)[0], learner(tiny_folder, tmp_path / "run", "lora")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        begun.learn(concept, progress=False, on_step=stop_button(3, [], presses=2))
+    assert not isinstance(caught.value, Stopped) and not (tmp_path / "run" / FILE).exists()
+    assert begun.learn(concept, progress=False)["task"] == 1
+
+
+def test_without_a_folder_the_stop_button_loses_the_concept_only(tiny_folder, photos, interruptible):
+    found, begun, steps = concepts(photos)[:2], learner(tiny_folder, None, "lora"), []
+    begun.learn(found[0], progress=False)
+    weights = [layer.current.clone() for layer in begun.model.layers]
+    with pytest.raises(Stopped, match="no step is kept"):
+        begun.learn(found[1], progress=False, on_step=stop_button(3, steps))
+    assert all(torch.equal(layer.current, w) for layer, w in zip(begun.model.layers, weights, strict=True))
+    assert begun.learn(found[1], progress=False, on_step=stop_button(-1, steps))["task"] == 2
+    assert steps == [*range(4), *range(7)]
+
+
+def test_a_task_is_stored_whole_when_the_stop_button_comes_late(
+    tiny_folder, photos, tmp_path, interruptible, monkeypatch
+):
+    concept, begun, steps = concepts(photos)[0], learner(tiny_folder, tmp_path / "run", "lora"), []
+    finish = begun.finish
+
+    def stopped_while_it_finishes(*task):
+        signal.raise_signal(signal.SIGINT)
+        return finish(*task)
+
+    monkeypatch.setattr(begun, "finish", stopped_while_it_finishes)
+    with pytest.raises(KeyboardInterrupt):
+        begun.learn(concept, progress=False)
+    assert (tmp_path / "run" / "tasks" / "001" / "task.json").is_file()
+    assert begun.learn(concept, progress=False, on_step=stop_button(-1, steps))["task"] == 1 and not steps
+
+
+def test_a_learner_of_a_pipeline_that_has_learned_the_run_says_what_to_do(tiny_folder, photos, tmp_path):
+    """As when a notebook's cell is run twice."""
+    first = learner(tiny_folder, tmp_path / "run", "lora")
+    again = ContinualLearner(first.pipe, "lora", out=tmp_path / "run", **FEW)  # it has learned nothing yet
+    again.learn(concepts(photos)[0], progress=False)
+    with pytest.raises(UserError, match="has learned <amber> already: load the base again"):
+        ContinualLearner(first.pipe, "lora", out=tmp_path / "run", **FEW)
+    assert len(learner(tiny_folder, tmp_path / "run", "lora").records) == 1
 
 
 def test_samples_show_the_concept_as_it_would_be_folded_and_change_nothing(tiny_folder, photos, tmp_path):

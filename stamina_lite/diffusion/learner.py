@@ -15,13 +15,14 @@ from ..methods.registry import make_method
 from ..runs import distributed
 from ..runs.checkpoint import Checkpoint
 from ..runs.files import load_task, read_record, write_json
-from ..runs.folder import refuse_another_base, shown, tasks_of
+from ..runs.folder import records_of, refuse_another_base, shown, tasks_of
+from ..runs.interrupts import Interrupts, Stopped
 from ..runs.sequence import Sequence, precision_record
 from ..runs.state import load_state, memory_size, state_tensors
 from .captions import PROMPT
 from .concepts import Concept, set_hash
 from .evaluation import Evaluation
-from .model import TextToImage
+from .model import Learned, TextToImage
 from .pictures import from_folder
 from .vocabulary import check_tokens
 
@@ -39,8 +40,8 @@ class ContinualLearner(Sequence):
         seed: all that random draws depend on, with the number of the task.
         out: a run folder. If it has a run with the same settings, that run goes on.
         about: more facts that identify the run.
-        save_every: steps between checkpoints within a task, 0 for none; by default SAVE_EVERY for bases of LARGE px or
-            more, where a task takes long, and none for smaller ones.
+        save_every: steps between checkpoints within a task, 0 for none but where training is stopped; by default
+            SAVE_EVERY for bases of LARGE px or more, where a task takes long, and 0 for smaller ones.
         sample_every: steps between images of the concept that is being learned, in images/during-TTT; 0 for none.
         settings: see `Settings`.
 
@@ -68,16 +69,22 @@ class ContinualLearner(Sequence):
             **precision_record(pipe.unet.dtype),
             **(about or {}),
         }
+        if out:
+            refuse_a_used_pipeline(Path(out), pipe)
         self.start(out, identity)
 
     def learn(self, concept: Concept, progress: bool = True, on_step: OnStep | None = None) -> dict:
         """Learn one concept and return its record. A concept that the run has learned is not learned again.
+
+        Ctrl-C and a notebook's stop button end it after the present step. If the learner has a folder, the next call
+        goes on from there.
 
         Args:
             on_step: called after every step with its number, from 0, and {"loss", "diffusion"}.
 
         Raises:
             UserError: the concept was learned from other images, or its token is in the tokenizer already.
+            Stopped: it was interrupted.
         """
         for record in self.records:
             if record["concept"] == concept.name:
@@ -104,12 +111,33 @@ class ContinualLearner(Sequence):
         return self.records
 
     def _learn(self, concepts: list[Concept], name: str, progress: bool, on_step: OnStep | None = None) -> dict:
+        task, pictures, checkpoint = len(self.records) + 1, set_hash(concepts), None
+        with Interrupts() as interrupts:
+            if self.out:
+                about = {"number": task, "pictures": pictures}
+                checkpoint = Checkpoint(self.out, about, self.save_every, interrupts, distributed.first())
+            learned = self._train(concepts, name, progress, on_step, interrupts, checkpoint)
+            percent = 100 / self.unet_weights
+            adapted = sum(layer.start.numel() for layer in self.model.layers)
+            stored = count_parameters(self.model.unet) - self.unet_weights + memory_size(self.model.layers)
+            if self.method.separate_models:
+                stored += task * adapted
+            shares = {"train": percent * learned.trained, "store": percent * stored, "adapted": percent * adapted}
+            record = {
+                "task": task,
+                "concept": name,
+                "pictures": pictures,
+                "n_param": shares,
+                "loss": mean_of_last(learned.steps),
+            }
+            return self.finish(record, learned)
+
+    def _train(
+        self, concepts: list[Concept], name: str, progress: bool, on_step: OnStep | None, interrupts: Interrupts,
+        checkpoint: Checkpoint | None,
+    ) -> Learned:  # fmt: skip
+        """Train the next task, with a bar, until it is learned or an interrupt is due."""
         task = len(self.records) + 1
-        pictures, checkpoint = set_hash(concepts), None
-        if self.out and self.save_every:
-            checkpoint = Checkpoint(
-                self.out, {"number": task, "pictures": pictures}, self.save_every, distributed.first()
-            )
         with self.steps(f"{task:3d} {name}", self.method.settings.steps, progress and distributed.first()) as bar:
 
             def after_step(step: int, numbers: dict) -> None:
@@ -119,21 +147,10 @@ class ContinualLearner(Sequence):
                 if self.out and self.sample_every and (step + 1) % self.sample_every == 0 and distributed.first():
                     folder = self.out / "images" / f"during-{task:03d}"
                     self._sample(concepts[0], folder / f"step-{step + 1:05d}.png")
+                if interrupts.due and not checkpoint:
+                    raise Stopped("Stopped. Without a folder (out) no step is kept: the next call begins anew.")
 
-            learned = self.model.learn(concepts, self.method, self.seed, task, after_step, checkpoint)
-        percent = 100 / self.unet_weights
-        adapted = sum(layer.start.numel() for layer in self.model.layers)
-        stored = count_parameters(self.model.unet) - self.unet_weights + memory_size(self.model.layers)
-        if self.method.separate_models:
-            stored += task * adapted
-        record = {
-            "task": task,
-            "concept": name,
-            "pictures": pictures,
-            "n_param": {"train": percent * learned.trained, "store": percent * stored, "adapted": percent * adapted},
-            "loss": mean_of_last(learned.steps),
-        }
-        return self.finish(record, learned)
+            return self.model.learn(concepts, self.method, self.seed, task, after_step, checkpoint)
 
     def _sample(self, concept: Concept, file: Path) -> None:
         """Write images of the concept that is being learned, always from the same noise, side by side."""
@@ -175,6 +192,15 @@ class ContinualLearner(Sequence):
     def load_tensors(self, tensors: dict) -> None:
         in_order = [f"token.<{record['concept']}>" for record in self.records]
         restore(self.model, {key: tensors[key] for key in in_order if key in tensors} | tensors)
+
+
+def refuse_a_used_pipeline(run: Path, pipe) -> None:
+    """Raise UserError if the pipeline has learned this run's concepts already, as when a cell is run twice."""
+    names = [record["concept"] for record in records_of(tasks_of(run), "concept")]
+    if names and f"<{names[0]}>" in pipe.tokenizer.get_vocab():
+        raise UserError(
+            f"this pipeline has learned <{names[0]}> already: load the base again, then make the learner, which goes on"
+        )
 
 
 def restore(model: TextToImage, tensors: dict) -> None:

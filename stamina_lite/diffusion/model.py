@@ -1,5 +1,6 @@
 """A stock StableDiffusionPipeline that learns concepts: what is frozen, what is trained, and the loss."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ class TextToImage(Inference):
             checkpoint: saves the training every few steps; the training goes on from what it has saved.
 
         Raises:
-            UserError: the loss or a weight is not finite. The model is then as it was before, but for the new token.
+            UserError: the loss or a weight is not finite. The model is then as it was before, and so it is after an
+                interruption.
         """
         started = time.perf_counter()
         again, task = method.joint and task > 1, task + self.n_past_tasks
@@ -103,9 +105,9 @@ class TextToImage(Inference):
                 written += [caption] * (len(part) // len(concept.images))
         images = caption_with_templates(torch.cat(latents).to(memory_format=torch.channels_last), subjects, written)
         start, init = (seeded(seed, task, stream) for stream in (Stream.TOKEN_START, Stream.TOKEN_INIT))
-        modules = self._tokens(concepts, method, start, init, again)
-        check_prompts(images.captions, self.pipe.tokenizer)
-        with restored_on_error(self.layers), self._tokens_folded_on_error():
+        with restored_on_error(self.layers), self._tokens_restored_on_error():
+            modules = self._tokens(concepts, method, start, init, again)
+            check_prompts(images.captions, self.pipe.tokenizer)
             method.begin(self, images)
             prior = None
             if method.settings.lambda_prior:
@@ -154,12 +156,24 @@ class TextToImage(Inference):
                 adapter.train()
 
     @contextmanager
-    def _tokens_folded_on_error(self) -> Iterator[None]:
+    def _tokens_restored_on_error(self) -> Iterator[None]:
+        """Leave the vocabulary and the tokens' rows as they were before a task that fails or is interrupted."""
+        tokenizer = copy.deepcopy(self.pipe.tokenizer)  # a token cannot be taken out of one
+        rows = {token: self.embedding.weight[index].detach().clone() for token, index in self.token_ids.items()}
         try:
             yield
         except BaseException:
             if is_parametrized(self.embedding):
                 tokens.fold(self.embedding)
+            for token in [*self.token_ids]:
+                if token not in rows:
+                    del self.token_ids[token]
+            if len(self.pipe.tokenizer) > len(tokenizer):
+                self.pipe.tokenizer = tokenizer
+                self.text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+                self.text.requires_grad_(False)
+            for token, row in rows.items():
+                self.add_token(token, row)
             raise
 
     def _train(

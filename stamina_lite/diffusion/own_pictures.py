@@ -62,9 +62,17 @@ def prepare_pictures(files: Iterable[Path], folder: Path, size: int, crop: str =
             except UserError as error:
                 notes.append(f"{file.name}: not used, {error}".replace(str(file), "it"))
             else:
-                if (megapixels := megapixels_of(file)) > LARGE:
-                    notes.append(f"{file.name}: used; of its {megapixels:.0f} megapixels {size} x {size} px are kept")
+                width, height = shape_of(file)
+                if width * height > LARGE * 1e6:
+                    megapixels = f"{width * height / 1e6:.0f} megapixels"
+                    notes.append(f"{file.name}: used; of its {megapixels} {size} x {size} px are kept")
+                elif min(width, height) < size:
+                    notes.append(
+                        f"{file.name}: used, but blurred: its {width} x {height} px are enlarged to {size} x {size}"
+                    )
     if not squares:
+        if len(files) == 1 and notes:
+            raise UserError(f"{notes[0]}: choose another file")
         raise UserError("none of these files is a picture that can be read: choose .png, .jpg or .webp files")
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
@@ -85,6 +93,7 @@ def summary(used: int, found: int) -> str:
     return f"{used} pictures are used"
 
 
-def megapixels_of(file: Path) -> float:
+def shape_of(file: Path) -> tuple[int, int]:
+    """Width and height in px."""
     with open_image(file) as image:
-        return image.width * image.height / 1e6
+        return image.size

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..images import read_image
 from .concepts import kept_pictures, kept_tasks
 
-COLUMNS, SIDE = 8, 96  # images a row, and their side in px
+COLUMNS, SIDE = 8, 128  # images a row, and their side in px, that of the embedded base
 
 
 def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
@@ -41,7 +41,7 @@ def gallery(run: Path | str, real: Iterable[Concept] = ()) -> ipywidgets.VBox:
 
     task = ipywidgets.SelectionSlider(options=[*stored], description="after task")
     concept = ipywidgets.Dropdown(options=stored[task.value], description="concept")
-    picture = ipywidgets.Image(format="png")
+    picture = ipywidgets.Image(format="png", layout={"align_self": "flex-start"})  # else it is stretched and blurred
 
     def show(_=None) -> None:
         rows = [strips[task.value, concept.value]]

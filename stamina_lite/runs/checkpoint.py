@@ -1,4 +1,4 @@
-"""A checkpoint within a task: training that was killed goes on from its last saved step, with the same result."""
+"""A checkpoint within a task: stopped or killed, it goes on from its last saved step with the same result."""
 
 import json
 import os
@@ -14,36 +14,44 @@ from torch import Tensor
 
 from ..errors import UserError
 from .files import write_tensors, writing
+from .interrupts import Interrupts, Stopped
 
 FILE = "checkpoint.safetensors"  # in a run's folder, while a task is trained
 
 
 class Checkpoint:
-    """Saves parameters, optimizer, generator and log every few steps; the file is removed when the task is stored.
+    """Saves parameters, optimizer, generator and log every few steps and where training is stopped.
+
+    The file is removed when the task is stored.
 
     Args:
         folder: the run's folder.
         task: what is trained, such as its number and the hash of its images: a checkpoint of another task is not used.
-        every: number of steps.
+        every: number of steps, 0 to save only where training is stopped.
+        interrupts: after the step in which one is due, the training is saved and ends with `Stopped`.
         write: whether this process writes; of several processes only the first.
 
     Attributes:
         seconds: how long the task was trained before this process.
     """
 
-    def __init__(self, folder: Path, task: dict, every: int, write: bool = True):
+    def __init__(self, folder: Path, task: dict, every: int, interrupts: Interrupts, write: bool = True):
         self.file, self.task, self.every, self.write = folder / FILE, task, every, write
+        self.interrupts = interrupts
         self.seconds, self.started = 0.0, time.perf_counter()
 
     def resume(
         self, steps: Iterator[tuple[int, Any]], optimizer: torch.optim.Optimizer, scaler, generator: torch.Generator,
         log: list[dict],
     ) -> Iterator[tuple[int, Any]]:  # fmt: skip
-        """Yield the steps that are left, and save after every `every`-th of them.
+        """Yield the steps that are left, and save after every `every`-th of them and after an interrupted one.
 
         Args:
             steps: of the whole task, (number, batch); batches are drawn from `generator` when they are asked for.
             optimizer, scaler, generator, log: as they are before the first step; they get their saved states.
+
+        Raises:
+            Stopped: an interrupt was due after a step.
         """
         for _ in range(self.load(optimizer, scaler, generator, log)):
             next(steps)
@@ -51,8 +59,11 @@ class Checkpoint:
             generator.set_state(self.generator_state)  # skipping has drawn from it
         for step, batch in steps:
             yield step, batch
-            if (step + 1) % self.every == 0 and self.write:
+            stop = self.interrupts.due
+            if self.write and (stop or self.every and (step + 1) % self.every == 0):
                 self.save(optimizer, scaler, generator, log)
+            if stop:
+                raise Stopped(f"Stopped after step {step + 1}, which is saved. Run it again to go on from there.")
 
     def save(self, optimizer: torch.optim.Optimizer, scaler, generator: torch.Generator, log: list[dict]) -> None:
         tensors = {"generator": generator.get_state()}
