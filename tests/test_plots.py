@@ -271,7 +271,7 @@ def test_the_quiz_shows_each_candidate_once_and_says_which_it_is():
     shades = {name: Image.new("RGB", (8, 8), (40 * k, 0, 0)) for k, name in enumerate(("ann", "bob", "cyd", "dan"), 1)}
     figure = plots.quiz(Image.new("RGB", (8, 8), (0, 200, 0)), shades, "cyd", seed=1)
     shown = {axis.get_title(): axis.images[0].get_array()[0, 0].tolist() for axis in figure.axes if axis.images}
-    assert [*shown] == ["who is this?", "A", "B", "C", "D"] and shown["who is this?"] == [0, 200, 0]
+    assert [*shown] == ["which is it?", "A", "B", "C", "D"] and shown["which is it?"] == [0, 200, 0]
     assert sorted(shade for _, (shade, *_) in list(shown.items())[1:]) == [40, 80, 120, 160]
     letter, name = figure.get_supxlabel().removeprefix("answer: ").split(", ")
     assert name == "cyd" and shown[letter] == [120, 0, 0]

@@ -130,7 +130,7 @@ def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
         for axis, picture in zip(line, row, strict=False):
             axis.imshow(picture)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    figure.set_layout_engine("compressed", w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     return figure
 
 

@@ -34,7 +34,7 @@ def quiz(drawn: Image.Image, real: Mapping[str, Image.Image], answer: str, seed:
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    panels = [("who is this?", drawn), *((letter, real[name]) for letter, name in zip(letters, names, strict=True))]
+    panels = [("which is it?", drawn), *((letter, real[name]) for letter, name in zip(letters, names, strict=True))]
     for axis, (title, picture) in zip([axes[0], *axes[2:]], panels, strict=True):
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
