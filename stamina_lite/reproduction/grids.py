@@ -30,6 +30,8 @@ from .data_hash import data_hash
 from .needs import Needs, read_minutes, read_needs
 from .processes import Processes
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"  # of the checkout
+PRESETS = NOTEBOOKS / "params"
 CHECKSUM_FILE = "cell.json"
 BASE = "mini"  # of all runs of grids
 NAN = "its results are not finite numbers"

@@ -9,10 +9,10 @@ from ..errors import UserError
 from ..runs.folder import lock
 from . import plan as plans
 from .engines import Job, local_engine
+from .grids import NOTEBOOKS
 from .presets import Selection, read_preset
 from .ray_engine import ray_engine
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 ALL = Selection()
 
 
