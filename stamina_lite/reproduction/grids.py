@@ -64,6 +64,10 @@ class GridRun:
         return f"{self.row}.{self.variant}.{self.seed}"
 
     @property
+    def places(self) -> list[str]:
+        return [self.name]
+
+    @property
     def checksum(self) -> dict:
         return {
             "cell": self.name,

@@ -1,6 +1,5 @@
 """Presets: YAML files with a list of notebooks or a grid of runs, and which of their jobs are chosen."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ class Selection:
     changes: dict = field(default_factory=dict)
 
 
-def read_preset(preset: str, notebooks: Path, out: Path, selection: Selection) -> Sequence[Job]:
+def read_preset(preset: str, notebooks: Path, selection: Selection) -> Sequence[Job]:
     """The selected jobs of a preset, given by its name or file, in its order.
 
     Raises:
@@ -52,7 +51,7 @@ def read_preset(preset: str, notebooks: Path, out: Path, selection: Selection) -
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "notebooks" not in content:
             return read_runs_of_grid(content, file, selection)
-        return read_notebooks(content, file, notebooks, out, selection)
+        return read_notebooks(content, file, notebooks, selection)
     except (yaml.YAMLError, TypeError, AttributeError):
         raise UserError(f"{file} is not a preset: {FORM}") from None
 
@@ -76,7 +75,7 @@ def read_runs_of_grid(content: dict, file: Path, selection: Selection) -> list[G
     return chosen([run for run in runs if not selection.seeds or run.seed in selection.seeds], file, selection)
 
 
-def read_notebooks(content, file: Path, notebooks: Path, out: Path, selection: Selection) -> list[Notebook]:
+def read_notebooks(content, file: Path, notebooks: Path, selection: Selection) -> list[Notebook]:
     """The selected notebooks of a preset: a list, or {notebooks: a list, needs, minutes} with what is for all."""
     if selection.seeds:
         raise UserError(f"--seeds is for grids, and {file.stem} has notebooks: give --set SEED=0")
@@ -88,9 +87,7 @@ def read_notebooks(content, file: Path, notebooks: Path, out: Path, selection: S
     jobs = []
     for entry in shared["notebooks"]:
         jobs.append(
-            notebook_of(
-                notebooks, out, file, **{"minutes": minutes, **entry, "needs": {**needs, **entry.get("needs", {})}}
-            )
+            notebook_of(notebooks, file, **{"minutes": minutes, **entry, "needs": {**needs, **entry.get("needs", {})}})
         )
     for name, count in Counter(job.name for job in jobs).items():
         if count > 1 or Path(name).name != name:
@@ -110,7 +107,6 @@ def read_notebooks(content, file: Path, notebooks: Path, out: Path, selection: S
 
 def notebook_of(
     folder: Path,
-    out: Path,
     preset: Path,
     name: str,
     notebook: str,
@@ -118,11 +114,10 @@ def notebook_of(
     minutes,
     parameters: dict | None = None,
 ) -> Notebook:
-    """An entry of a preset, with {out} in its parameters replaced by a relative path."""
-    file = folder / notebook
-    here = os.path.relpath(out, file.parent)
-    text = {k: v.replace("{out}", here) if isinstance(v, str) else v for k, v in (parameters or {}).items()}
-    return Notebook(name, file, text, read_needs(needs, preset), read_minutes(minutes, preset))
+    """An entry of a preset."""
+    return Notebook(
+        name, folder / notebook, {**(parameters or {})}, read_needs(needs, preset), read_minutes(minutes, preset)
+    )
 
 
 def chosen(jobs: list, file: Path, selection: Selection) -> list:

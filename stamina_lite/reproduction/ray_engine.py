@@ -1,4 +1,4 @@
-"""An engine of a Ray cluster, whose machines share the folder of results."""
+"""An engine of a Ray cluster, whose machines share the folder of results or copy them to an address."""
 
 import logging
 import socket
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, UserNotice
+from .addresses import AtAddress
 from .engines import Engine, Outcome, Outcomes, run_job
 from .needs import Needs
 from .processes import OUT_OF_MEMORY, Processes
@@ -112,6 +113,6 @@ def run_on_worker(job: Any, out: Path, expected: str) -> Outcome:
     node, here = socket.gethostname(), version("stamina-lite")
     if here != expected:
         raise UserError(f"node {node} has stamina-lite {here}, the head has {expected}: install the same on both")
-    if not (out / ".lock").exists():
-        raise UserError(f"node {node} does not see {out}: give --out a folder that all nodes share")
+    if not isinstance(job, AtAddress) and not (out / ".lock").exists():
+        raise UserError(f"node {node} does not see {out}: give --out a folder that all nodes share, or an address")
     return run_job(job, out, max(1, int(job.needs.cpu)), Processes())
