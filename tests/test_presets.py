@@ -70,6 +70,21 @@ def test_wrong_needs_are_refused(grid, change, message):
         names(grid)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"protocol: {set: tune5\nruns: [", "g.yaml, line 2: expected"),
+        (b"\xff\xfe\x00", "g.yaml has characters that no YAML file has"),
+        (b"a: \x00", "g.yaml has characters that no YAML file has"),
+        (b"", "g.yaml is not a preset"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(grid, content, message):
+    grid.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        names(grid)
+
+
 def test_a_parameter_is_set_in_the_notebooks_that_have_it(notebooks, tmp_path):  # noqa: F811
     write_preset(notebooks, cell("a", RATE=1.0), {**cell("b"), "minutes": 5, "needs": {"gpu": 1}})
     jobs = read_preset("quick", notebooks, Selection(changes={"RATE": 2.0}))

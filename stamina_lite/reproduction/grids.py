@@ -197,6 +197,8 @@ def read_grid(content: dict, file: Path) -> list[GridRun]:
         for variant, seed, row in itertools.product(group[kind.variants], group["seeds"], group["rows"]):
             if row not in protocol["rows"]:
                 raise UserError(f"{file}: unknown row {row}: the protocol has {', '.join(protocol['rows'])}")
+            if type(seed) is not int or seed < 0:
+                raise UserError(f"{file}: seeds must be whole numbers from 0, not {seed!r}")
             variant = variant.replace(" ", "-") if isinstance(variant, str) else variant  # as earlier versions had it
             try:
                 kind.check_variant(variant)

@@ -47,13 +47,24 @@ def read_preset(preset: str, notebooks: Path, selection: Selection) -> Sequence[
     if not file.is_file():
         known = sorted(f.stem for f in (notebooks / "params").glob("*.yaml"))
         raise UserError(f"unknown preset {preset}: choose one of {', '.join(known)}, or give a YAML file")
+    content = read_yaml(file)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "notebooks" not in content:
             return read_runs_of_grid(content, file, selection)
         return read_notebooks(content, file, notebooks, selection)
-    except (yaml.YAMLError, TypeError, AttributeError):
+    except (TypeError, AttributeError):
         raise UserError(f"{file} is not a preset: {FORM}") from None
+
+
+def read_yaml(file: Path):
+    """The content of a YAML file. Raises UserError if it is none."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{line}: {error.problem}: this is no YAML, mend it") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{file} has characters that no YAML file has: give a text file in UTF-8") from None
 
 
 def read_runs_of_grid(content: dict, file: Path, selection: Selection) -> list[GridRun]:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, UserNotice
+from ..errors import UserError, UserNotice, first_line
 from .addresses import AtAddress
 from .engines import Engine, Outcome, Outcomes, run_job
 from .needs import Needs
@@ -71,6 +71,11 @@ def connect(address: str | None):
         raise UserError(advice) from None
     except RuntimeError as error:  # other versions of Ray or Python there
         raise UserError(f"the Ray cluster at {address} cannot be used: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        if type(error) is not Exception:  # the class that Ray raises itself
+            raise
+        why = "Ray did not start here in time: stop what keeps this machine busy, or give --engine local"
+        raise UserError(f"{why} ({first_line(error)})") from None
     return ray
 
 
