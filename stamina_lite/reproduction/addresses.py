@@ -154,13 +154,17 @@ class Copy:
         """State of every file on this machine, its time and size. Unfinished files are left out."""
         states, work = {}, self.address.work
         for place in self.places:
-            for file in [work / place, *(work / place).rglob("*")]:
+            found = [work / place] if (work / place).is_file() else []
+            for folder, _, names in os.walk(work / place):  # passes over folders that are removed meanwhile
+                found += [Path(folder, name) for name in names]
+            for file in found:
                 try:
                     status = file.stat()
-                except FileNotFoundError:  # removed since
+                except FileNotFoundError:
                     continue
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(work).parts):
-                    states[file.relative_to(work).as_posix()] = status.st_mtime_ns, status.st_size
+                path = file.relative_to(work)
+                if not any(part.startswith(".") for part in path.parts):
+                    states[path.as_posix()] = status.st_mtime_ns, status.st_size
         return states
 
     def begin(self) -> None:

@@ -1,5 +1,6 @@
 """Batch execution of presets: notebooks by papermill, or a grid of runs. Finished jobs are kept, failed ones named."""
 
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -72,10 +73,12 @@ def plan(
     """What `reproduce` would run, in lines; nothing is run. Arguments and errors as there."""
     _, there, out = place_of(out)
     jobs = jobs_of(preset, notebooks, selection, there)
-    if there:
-        there.fetch_records()
-    left, kept = divide(jobs, out)
-    return plans.plan(left, kept, out, workers or 1)
+    with tempfile.TemporaryDirectory() as records:  # not where another command may be at work
+        if there:
+            there.work = out = Path(records)
+            there.fetch_records()
+        left, kept = divide(jobs, out)
+        return plans.plan(left, kept, out, workers or 1)
 
 
 def place_of(out: Path | str) -> tuple[Path | str, Address | None, Path]:

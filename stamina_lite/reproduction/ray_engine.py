@@ -67,7 +67,7 @@ def connect(address: str | None):
             raise UserError(advice) from None
     try:
         ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError:
+    except (ConnectionError, ValueError):  # nobody there, or no address
         raise UserError(advice) from None
     except RuntimeError as error:  # other versions of Ray or Python there
         raise UserError(f"the Ray cluster at {address} cannot be used: {' '.join(str(error).split())}") from None
