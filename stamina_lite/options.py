@@ -109,6 +109,11 @@ def folder(text: str) -> Path:
     return Path(word(text))
 
 
+def folder_or_address(text: str) -> Path | str:
+    """An argparse type: the path of a folder, or an address such as s3://BUCKET/FOLDER, in which // must stay."""
+    return word(text) if "://" in text else folder(text)
+
+
 def name_and_value(text: str) -> tuple[str, object]:
     """An argparse type: NAME=VALUE, with a value as Python or YAML writes it."""
     name, equals, value = text.partition("=")

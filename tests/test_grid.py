@@ -71,6 +71,7 @@ def test_cells_of_two_protocols_are_not_reported_together(tmp_path, other):
         ({"rows": ["loora"]}, "unknown row loora: the protocol has broken, c-lora-strong"),
         ({"orders": ["backwards"]}, "unknown order backwards: choose alternate"),
         ({"seeds": [0, 0]}, "lora.alternate.0 is listed twice"),
+        ({"seeds": ["zero"]}, "seeds must be whole numbers from 0, not 'zero'"),
         ({"set": "mini51"}, "unknown set mini51"),
     ],
 )
@@ -212,6 +213,22 @@ def test_an_outdated_run_is_moved_and_one_with_nan_has_failed(tmp_path, monkeypa
     assert "FAILED  lora.alternate.0  0 s: its results are not finite numbers" in capsys.readouterr().out
     (stored,) = read_runs(tmp_path / "nan", file)
     assert not stored.results and "not finite" in stored.failed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
+    stub = tmp_path / "stub"
+    stub.write_text(STUB.replace("VALUE", "2.0"))
+    stub.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(stub))
+    file, out = write_grid(tmp_path / "g.yaml"), tmp_path / "out"
+    home = out / load_grid(file)[0].name
+    home.mkdir(parents=True)
+    (home / f".{CHECKSUM_FILE}.part").symlink_to("/dev/full")  # where the record is written first
+    assert cli.main(["reproduce", str(file), "--out", str(out)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("out (No space left on device): make room and give the same command, runs go on")
+    assert cli.main(["reproduce", str(file), "--out", str(out)]) == 0
 
 
 def test_two_grids_cannot_use_one_folder(tmp_path):

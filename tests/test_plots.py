@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import time
+import warnings
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -25,7 +26,7 @@ from stamina_lite.plots.concepts import then_and_now
 from stamina_lite.plots.gallery import SIDE, gallery
 from stamina_lite.plots.live import LiveCurve
 from stamina_lite.plots.masks import pairwise_overlap
-from stamina_lite.plots.style import COLOURS, ROWS, apart, mean_series
+from stamina_lite.plots.style import COLOURS, ROWS, add_legend, apart, mean_series
 from stamina_lite.runs.files import save_task
 
 matplotlib.use("Agg")
@@ -322,3 +323,17 @@ def test_a_live_curve_has_a_line_for_each_label():
     lines = {line.get_label(): line.get_xydata().tolist() for line in curve.axis.get_lines()}
     assert lines == {"lora": [[0, 0], [1, 1], [2, 4]], "c-lora": [[0, 1], [1, 1], [2, 1]]}
     assert curve.axis.get_ylim()[1] > 3.9
+
+
+@pytest.mark.parametrize(("count", "inside"), [(3, True), (26, False)])
+def test_a_legend_of_many_methods_leaves_the_axes_their_room(tmp_path, count, inside):
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for k in range(count):
+        axis.plot([0, 1], label=f"custom-diffusion-merge-{k}")
+    add_legend(figure, axis)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of axes that collapsed
+        figure.savefig(tmp_path / "figure.svg")
+    assert bool(axis.get_legend()) is inside and len(figure.legends) == (not inside)
+    assert axis.bbox.width > 5 * figure.dpi and axis.bbox.height > 2.5 * figure.dpi
+    plt.close(figure)

@@ -25,7 +25,7 @@ def grid(tmp_path):
 
 
 def names(file: Path, **selection) -> list[str]:
-    return [job.name for job in read_preset(str(file), file.parent, file.parent / "out", Selection(**selection))]
+    return [job.name for job in read_preset(str(file), file.parent, Selection(**selection))]
 
 
 def test_names_patterns_and_seeds_choose_runs(grid):
@@ -38,7 +38,7 @@ def test_names_patterns_and_seeds_choose_runs(grid):
 
 
 def test_a_changed_option_changes_the_protocols_hash_and_what_is_run(grid):
-    runs = [read_preset(str(grid), grid.parent, grid, Selection(changes=c))[0] for c in ({}, {"pictures": 4})]
+    runs = [read_preset(str(grid), grid.parent, Selection(changes=c))[0] for c in ({}, {"pictures": 4})]
     assert runs[0].checksum["protocol"] != runs[1].checksum["protocol"]
     assert [run.arguments()[run.arguments().index("--pictures") + 1] for run in runs] == ["2", "4"]
     with pytest.raises(UserError, match="no option steps that all rows share: it has set, pictures"):
@@ -48,9 +48,9 @@ def test_a_changed_option_changes_the_protocols_hash_and_what_is_run(grid):
 
 
 def test_needs_and_minutes_are_read_and_are_in_no_hash(grid, tmp_path):
-    runs = read_preset(str(grid), grid.parent, grid, Selection())
+    runs = read_preset(str(grid), grid.parent, Selection())
     assert runs[0].needs == Needs(cpu=2, disk=0.5) and [run.minutes for run in runs] == [30, 60, 30, 60]
-    plain = read_preset(str(write_grid(tmp_path / "p.yaml")), grid.parent, grid, Selection())[0]
+    plain = read_preset(str(write_grid(tmp_path / "p.yaml")), grid.parent, Selection())[0]
     assert plain.checksum == runs[0].checksum and plain.minutes is None
 
 
@@ -70,23 +70,38 @@ def test_wrong_needs_are_refused(grid, change, message):
         names(grid)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"protocol: {set: tune5\nruns: [", "g.yaml, line 2: expected"),
+        (b"\xff\xfe\x00", "g.yaml has characters that no YAML file has"),
+        (b"a: \x00", "g.yaml has characters that no YAML file has"),
+        (b"", "g.yaml is not a preset"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(grid, content, message):
+    grid.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        names(grid)
+
+
 def test_a_parameter_is_set_in_the_notebooks_that_have_it(notebooks, tmp_path):  # noqa: F811
     write_preset(notebooks, cell("a", RATE=1.0), {**cell("b"), "minutes": 5, "needs": {"gpu": 1}})
-    jobs = read_preset("quick", notebooks, tmp_path, Selection(changes={"RATE": 2.0}))
+    jobs = read_preset("quick", notebooks, Selection(changes={"RATE": 2.0}))
     assert [job.parameters for job in jobs] == [{"RATE": 2.0}] * 2
     assert jobs[1].needs == Needs(gpu=1) and [job.minutes for job in jobs] == [None, 5]
     with pytest.raises(UserError, match="no chosen notebook of quick has a parameter RTE"):
-        read_preset("quick", notebooks, tmp_path, Selection(changes={"RTE": 2.0}))
+        read_preset("quick", notebooks, Selection(changes={"RTE": 2.0}))
     with pytest.raises(UserError, match="RATE is 'x'"):
-        read_preset("quick", notebooks, tmp_path, Selection(changes={"RATE": "x"}))
+        read_preset("quick", notebooks, Selection(changes={"RATE": "x"}))
     with pytest.raises(UserError, match="--seeds is for grids"):
-        read_preset("quick", notebooks, tmp_path, Selection(seeds=(0,)))
+        read_preset("quick", notebooks, Selection(seeds=(0,)))
 
 
 def test_needs_for_all_notebooks(notebooks, tmp_path):  # noqa: F811
     both = {"needs": {"memory": 4}, "minutes": 7, "notebooks": [cell("a"), {**cell("b"), "minutes": 8}]}
     (notebooks / "params" / "both.yaml").write_text(yaml.safe_dump(both))
-    jobs = read_preset("both", notebooks, tmp_path, Selection())
+    jobs = read_preset("both", notebooks, Selection())
     assert [(job.needs.memory, job.minutes) for job in jobs] == [(4, 7), (4, 8)]
 
 

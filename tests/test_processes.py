@@ -9,12 +9,14 @@ import time
 
 import pytest
 
+from stamina_lite.reproduction import processes
 from stamina_lite.reproduction.processes import Interrupted, Processes
 
 MODULES = {
     "done": "import sys; print(sys.argv[1:])",
     "wrong": "print('so far'); raise ValueError('as asked')",
     "killed": "import os; os.kill(os.getpid(), 9)",
+    "prints": "while True: print(1000 * 'x')",
     "waits": "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)",
 }
 PARENT = """import os, sys
@@ -63,22 +65,29 @@ def test_why_a_process_failed(home, module, reason):
         assert (home / "log").read_text() == "['a', 'b']\n"
 
 
+def test_a_process_that_prints_without_end_is_stopped(home, monkeypatch):
+    monkeypatch.setattr(processes, "LOG_LIMIT", 2**20)
+    monkeypatch.setattr(processes, "WATCH", 0.01)
+    found = Processes().run("prints", [], home / "log", {**os.environ})
+    assert found == "stopped, as it printed more than 1 MiB: let it print less"
+
+
 def test_an_interrupt_ends_all_and_starts_no_more(home):
-    processes, raised = Processes(), []
+    running, raised = Processes(), []
 
     def run() -> None:
         with pytest.raises(Interrupted):
-            processes.run("waits", [], home / "log", {**os.environ})
+            running.run("waits", [], home / "log", {**os.environ})
         raised.append(True)
 
     thread = threading.Thread(target=run)
     thread.start()
     wait_for((home / "pid").exists)
-    processes.stop()
+    running.stop()
     thread.join(20)
     assert raised == [True] and not alive(int((home / "pid").read_text()))
     with pytest.raises(Interrupted):
-        processes.run("done", [], home / "log", {**os.environ})
+        running.run("done", [], home / "log", {**os.environ})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot")

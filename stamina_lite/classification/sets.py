@@ -9,7 +9,7 @@ from .datasets import ClassDataset, renditions
 from .image_folder import image_folder
 from .public_sets import DOMAINS, cifar100, cub, domainnet, imagenet_a, imagenet_r
 
-CLASS_SETS: dict[str, Callable[..., ClassDataset]] = {"renditions": renditions, "tuning": partial(renditions, "tuning")}
+EMBEDDED: dict[str, Callable[..., ClassDataset]] = {"renditions": renditions, "tuning": partial(renditions, "tuning")}
 FROM_DISK: dict[str, Callable[..., ClassDataset]] = {  # read from a folder, at a size
     "imagenet-r": imagenet_r,
     "imagenet-a": imagenet_a,
@@ -18,7 +18,7 @@ FROM_DISK: dict[str, Callable[..., ClassDataset]] = {  # read from a folder, at 
     "domainnet": domainnet,
     **{f"domainnet-{domain}": partial(domainnet, domain=domain) for domain in DOMAINS},
 }
-CLASS_SETS |= FROM_DISK
+CLASS_SETS = EMBEDDED | FROM_DISK
 
 
 def class_set(

@@ -3,14 +3,20 @@
 import sys
 
 from ..errors import UserError
-from ..options import at_least, folder, name_and_value, word
+from ..options import at_least, folder, folder_or_address, name_and_value, word
 
 
 def add(verb) -> None:
     """Add the verbs."""
     p = verb(reproduce)
     p.add_argument("preset", metavar="PRESET", help="a name in notebooks/params, or a YAML file")
-    p.add_argument("--out", required=True, type=folder, metavar="DIR", help="where notebooks and runs go")
+    p.add_argument(
+        "--out",
+        required=True,
+        type=folder_or_address,
+        metavar="DIR",
+        help="where notebooks and runs go: a folder, or an fsspec address such as s3://BUCKET/FOLDER",
+    )
     p.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="names, or shell patterns such as 'lora*'")
     p.add_argument("--seeds", type=at_least(0), nargs="+", default=[], metavar="N", help="grids: runs with these seeds")
     p.add_argument(

@@ -33,7 +33,7 @@ def info(args) -> None:
     from ..classification.backbones import EMBEDDED as BACKBONES
     from ..diffusion.bases import EMBEDDED
     from ..diffusion.concepts import SETS, concepts
-    from ..reproduction.notebooks import NOTEBOOKS
+    from ..reproduction.grids import NOTEBOOKS
     from ..runs.versions import versions
 
     about = versions(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

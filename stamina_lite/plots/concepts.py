@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..runs.files import read_json
-from .style import COLOURS, colour, mean_series, running_mean, shade_range
+from .style import COLOURS, add_legend, colour, mean_series, running_mean, shade_range
 
 SIDES = (64, 128)  # smallest and largest side, in px, at which an image of a sheet is shown
 SERIES = ("tasks", "plasticity", "weight_change", "step_change", "mmd", "mask_density")
@@ -45,7 +45,7 @@ def weight_change(results: list[dict]) -> Figure:
             shade_range(axis, series, colour(method))
         axis.set(xlabel="Task t", ylabel=label, ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].legend(frameon=False)
+    add_legend(figure, axes[0])
     return figure
 
 
@@ -61,7 +61,7 @@ def plasticity(results: list[dict]) -> Figure:
         axis.plot(tasks, running_mean(mean), color=colour(method), linewidth=2.2, label=method)
     axis.set(xlabel="Task t", ylabel="MMD² to real pictures, just learned")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False)
+    add_legend(figure, axis)
     return figure
 
 
@@ -83,7 +83,7 @@ def forgetting(results: list[dict]) -> Figure:
     axis.plot([low, high], [low, high], color="#777777", linewidth=0.8, zorder=0)
     axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axis.set(xlabel="MMD² to real pictures, just learned", ylabel="MMD² to real pictures, after the last task")
-    axis.legend(frameon=False)
+    add_legend(figure, axis)
     return figure
 
 
@@ -104,7 +104,7 @@ def accuracy(results: list[dict]) -> Figure:
     axis.set(xlabel="Task in which the concept was learned", ylabel="Accuracy at the end, mean of 5 concepts")
     axis.set_ylim(0, 1.02)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False)
+    add_legend(figure, axis)
     return figure
 
 

@@ -1,6 +1,9 @@
 """One palette, and what several figures share."""
 
+from math import ceil
+
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..methods.registry import REGISTRY
 
@@ -9,11 +12,25 @@ ROWS = {"c-lora-weak": "#9ECAE1", "c-lora-strong": "#08306B", "stamina-cool": "#
 ROWS |= {"stamina-sparse": "#F0A07A"}
 COLOURS = {entry.method.name: entry.colour for entry in REGISTRY if entry.colour}
 RUNNING = 5  # tasks in a running mean
+INSIDE = 8  # entries of a legend that have room within the axes
+LINE, COLUMN = 0.17, 1.75  # height and width of an entry of other legends, in inches
 
 
 def colour(method: str) -> str:
     """The colour of a method or of a grid's row; dark grey for methods that are not in the registry."""
     return (COLOURS | ROWS).get(method, "#444444")
+
+
+def add_legend(figure: Figure, axis: Axes) -> None:
+    """Add the legend of an axis: within it, or right of the figure, which becomes wider, if it has many entries."""
+    handles, labels = axis.get_legend_handles_labels()
+    if len(labels) <= INSIDE:
+        axis.legend(frameon=False)
+        return
+    width, height = figure.get_size_inches()
+    columns = ceil(len(labels) * LINE / height)
+    figure.set_size_inches(width + columns * COLUMN, height)
+    figure.legend(handles, labels, loc="outside right center", ncols=columns, frameon=False, fontsize=7)
 
 
 def name_points(axis: Axes, points: dict[str, tuple[float, float, str]]) -> None:

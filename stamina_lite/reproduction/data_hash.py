@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from ..classification.backbones import EMBEDDED as BACKBONES
+from ..classification.datasets import RENDITIONS
+from ..classification.sets import EMBEDDED as CLASS_SETS
+from ..diffusion.bases import EMBEDDED as BASES
 from ..diffusion.concepts import SETS, concepts
-
-ASSETS = Path(__file__).parents[1] / "assets"
-BASES = {"mini": ("mini", "vit")}  # folders of the embedded bases, of which the weights are hashed
-CLASSES = {"renditions": "renditions", "tuning": "renditions"}  # folders of the embedded sets of classes
 
 
 def data_hash(names: Iterable[str]) -> str:
@@ -26,10 +26,11 @@ def source_hash(name: str) -> str:
     """
     if name in SETS:
         files = [file for concept in concepts(name) for file in concept.images + concept.references]
-    elif name in BASES:
-        files = [file for folder in BASES[name] for file in (ASSETS / folder).rglob("*.safetensors")]
+    elif name in BASES or name in BACKBONES:
+        folders = [bases[name] for bases in (BASES, BACKBONES) if name in bases]
+        files = [file for folder in folders for file in folder.rglob("*.safetensors")]
     else:
-        home = ASSETS / CLASSES[name] if name in CLASSES else Path(name)
+        home = RENDITIONS if name in CLASS_SETS else Path(name)
         files = [home] if home.is_file() else [file for file in home.rglob("*") if file.is_file()]
     digest = hashlib.sha256()
     for file in sorted(files):

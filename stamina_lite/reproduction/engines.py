@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..runs.files import writing
 from .needs import Needs
 from .processes import Processes
 
@@ -21,6 +22,8 @@ class Job(Protocol):
     def needs(self) -> Needs: ...
     @property
     def minutes(self) -> float | None: ...
+    @property
+    def places(self) -> list[str]: ...  # its files and folders in `out`, without its log
     def finished(self, out: Path) -> bool: ...
     def run(self, out: Path, threads: int | None, processes: Processes) -> str: ...
 
@@ -38,9 +41,10 @@ Engine = Callable[[Sequence[Any], Path], Outcomes]
 
 
 def run_job(job: Job, out: Path, threads: int | None, processes: Processes) -> Outcome:
-    """Run a job to its end."""
+    """Run a job to its end. Raises UserError if the disk is full, or it may not write."""
     start = time.monotonic()
-    failed = job.run(out, threads, processes)
+    with writing(out, "make room and give the same command, runs go on"):
+        failed = job.run(out, threads, processes)
     return Outcome(failed, time.monotonic() - start)
 
 

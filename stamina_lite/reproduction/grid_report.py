@@ -6,11 +6,10 @@ from pathlib import Path
 from . import claims, class_claims, frontier
 from .figures import gain_by_task, masks
 from .figures import plane as gain_plane
-from .grids import CHECKSUM_FILE, load_grid
+from .grids import CHECKSUM_FILE, PRESETS, load_grid
 from .page import from_markdown, inline
 from .results import StoredRun, read_runs, rows_of
 
-GRIDS = Path(__file__).parents[2] / "notebooks" / "params"  # in a checkout
 TITLES = {
     "claims": "Claims of the papers: what is claimed, what was measured, the verdict of its 95 % interval",
     "main": "Measures of every row, with 95 % intervals over concepts",
@@ -25,7 +24,7 @@ TITLES = {
 
 def grid_report(folder: Path) -> str:
     """Tables and figures of a folder of runs that is named after a grid of the checkout; empty for other folders."""
-    file = GRIDS / f"{folder.resolve().name}.yaml"
+    file = PRESETS / f"{folder.resolve().name}.yaml"
     if not file.is_file() or not any(folder.glob(f"*/{CHECKSUM_FILE}")):
         return ""
     found = read_runs(folder, file)
@@ -33,7 +32,7 @@ def grid_report(folder: Path) -> str:
     if not finished:
         return ""
     if "tasks" in finished[0].run.variants:
-        tables, drawn = class_claims.blocks(folder.parent, GRIDS), ""
+        tables, drawn = class_claims.blocks(folder.parent, PRESETS), ""
     elif any("@" in row for row in rows_of(found)):
         tables = {"frontier": frontier.frontier_table(found), "gaps": frontier.gaps_table(found)}
         drawn = inline(

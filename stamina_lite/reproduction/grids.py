@@ -30,6 +30,8 @@ from .data_hash import data_hash
 from .needs import Needs, read_minutes, read_needs
 from .processes import Processes
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"  # of the checkout
+PRESETS = NOTEBOOKS / "params"
 CHECKSUM_FILE = "cell.json"
 BASE = "mini"  # of all runs of grids
 NAN = "its results are not finite numbers"
@@ -60,6 +62,10 @@ class GridRun:
     @property
     def name(self) -> str:
         return f"{self.row}.{self.variant}.{self.seed}"
+
+    @property
+    def places(self) -> list[str]:
+        return [self.name]
 
     @property
     def checksum(self) -> dict:
@@ -191,6 +197,8 @@ def read_grid(content: dict, file: Path) -> list[GridRun]:
         for variant, seed, row in itertools.product(group[kind.variants], group["seeds"], group["rows"]):
             if row not in protocol["rows"]:
                 raise UserError(f"{file}: unknown row {row}: the protocol has {', '.join(protocol['rows'])}")
+            if type(seed) is not int or seed < 0:
+                raise UserError(f"{file}: seeds must be whole numbers from 0, not {seed!r}")
             variant = variant.replace(" ", "-") if isinstance(variant, str) else variant  # as earlier versions had it
             try:
                 kind.check_variant(variant)

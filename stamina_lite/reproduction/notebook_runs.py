@@ -19,6 +19,7 @@ from .data_hash import data_hash
 from .needs import Needs
 from .processes import Processes
 
+OUT = "{out}/"  # begins a parameter that names a folder of results
 MARK = "stamina_lite"  # key of what an executed notebook was made from, in its metadata
 
 
@@ -26,6 +27,7 @@ MARK = "stamina_lite"  # key of what an executed notebook was made from, in its 
 class Notebook:
     """A notebook of a preset: the name of its output, its file and its parameters.
 
+    parameters: {out} in a text is the folder of results.
     minutes: how long it takes; None: not known.
     """
 
@@ -39,6 +41,17 @@ class Notebook:
     def known(self) -> dict:
         """The notebook's parameters and their defaults."""
         return defaults(self.file)
+
+    @property
+    def places(self) -> list[str]:
+        """Its executed file, and the folders of results that a parameter names."""
+        texts = [value for value in self.parameters.values() if isinstance(value, str)]
+        return [f"{self.name}.ipynb", *(text.removeprefix(OUT) for text in texts if text.startswith(OUT))]
+
+    def filled(self, out: Path) -> dict:
+        """The parameters with the folder of results as the notebook sees it."""
+        here = os.path.relpath(out, self.file.parent)
+        return {k: v.replace("{out}", here) if isinstance(v, str) else v for k, v in self.parameters.items()}
 
     def check(self) -> None:
         """Raise UserError for unknown parameters, of which papermill only warns, and for wrong types.
@@ -61,7 +74,7 @@ class Notebook:
 
         The data are embedded sets, bases, folders and files that a parameter names; not what is in `out`.
         """
-        texts = {value for value in {**self.known, **self.parameters}.values() if isinstance(value, str) and value}
+        texts = {value for value in {**self.known, **self.filled(out)}.values() if isinstance(value, str) and value}
         paths = {text: (self.file.parent / text).resolve() for text in texts}
         names = [
             str(path) if os.path.exists(path) else text for text, path in paths.items() if not path.is_relative_to(out)
@@ -82,7 +95,9 @@ class Notebook:
             executed = json.loads(file.read_text(encoding="utf-8"))
         except json.JSONDecodeError:  # killed while papermill was writing
             return False
-        return executed["metadata"].get(MARK) == self.made_from(out)
+        now = self.made_from(out)
+        earlier = {**now, "parameters": self.filled(out)}  # as earlier versions wrote it
+        return executed["metadata"].get(MARK) in (now, earlier)
 
     def run(self, out: Path, threads: int | None, processes: Processes) -> str:
         """Execute the notebook in its folder. A failed one is stored up to its error.
@@ -103,7 +118,7 @@ class Notebook:
         if threads:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         arguments = [self.file.name, os.path.relpath(executed, home)]
-        arguments += ["--kernel", "python3", "--log-output", "--parameters_yaml", yaml.safe_dump(self.parameters)]
+        arguments += ["--kernel", "python3", "--log-output", "--parameters_yaml", yaml.safe_dump(self.filled(out))]
         failed = processes.run("papermill", arguments, out / f"{self.name}.log", environment, home)
         if not failed:  # only a finished notebook is marked
             notebook = json.loads(executed.read_text(encoding="utf-8"))

@@ -1,6 +1,5 @@
 """Presets: YAML files with a list of notebooks or a grid of runs, and which of their jobs are chosen."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ class Selection:
     changes: dict = field(default_factory=dict)
 
 
-def read_preset(preset: str, notebooks: Path, out: Path, selection: Selection) -> Sequence[Job]:
+def read_preset(preset: str, notebooks: Path, selection: Selection) -> Sequence[Job]:
     """The selected jobs of a preset, given by its name or file, in its order.
 
     Raises:
@@ -48,13 +47,24 @@ def read_preset(preset: str, notebooks: Path, out: Path, selection: Selection) -
     if not file.is_file():
         known = sorted(f.stem for f in (notebooks / "params").glob("*.yaml"))
         raise UserError(f"unknown preset {preset}: choose one of {', '.join(known)}, or give a YAML file")
+    content = read_yaml(file)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "notebooks" not in content:
             return read_runs_of_grid(content, file, selection)
-        return read_notebooks(content, file, notebooks, out, selection)
-    except (yaml.YAMLError, TypeError, AttributeError):
+        return read_notebooks(content, file, notebooks, selection)
+    except (TypeError, AttributeError):
         raise UserError(f"{file} is not a preset: {FORM}") from None
+
+
+def read_yaml(file: Path):
+    """The content of a YAML file. Raises UserError if it is none."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{line}: {error.problem}: this is no YAML, mend it") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{file} has characters that no YAML file has: give a text file in UTF-8") from None
 
 
 def read_runs_of_grid(content: dict, file: Path, selection: Selection) -> list[GridRun]:
@@ -76,7 +86,7 @@ def read_runs_of_grid(content: dict, file: Path, selection: Selection) -> list[G
     return chosen([run for run in runs if not selection.seeds or run.seed in selection.seeds], file, selection)
 
 
-def read_notebooks(content, file: Path, notebooks: Path, out: Path, selection: Selection) -> list[Notebook]:
+def read_notebooks(content, file: Path, notebooks: Path, selection: Selection) -> list[Notebook]:
     """The selected notebooks of a preset: a list, or {notebooks: a list, needs, minutes} with what is for all."""
     if selection.seeds:
         raise UserError(f"--seeds is for grids, and {file.stem} has notebooks: give --set SEED=0")
@@ -88,9 +98,7 @@ def read_notebooks(content, file: Path, notebooks: Path, out: Path, selection: S
     jobs = []
     for entry in shared["notebooks"]:
         jobs.append(
-            notebook_of(
-                notebooks, out, file, **{"minutes": minutes, **entry, "needs": {**needs, **entry.get("needs", {})}}
-            )
+            notebook_of(notebooks, file, **{"minutes": minutes, **entry, "needs": {**needs, **entry.get("needs", {})}})
         )
     for name, count in Counter(job.name for job in jobs).items():
         if count > 1 or Path(name).name != name:
@@ -110,7 +118,6 @@ def read_notebooks(content, file: Path, notebooks: Path, out: Path, selection: S
 
 def notebook_of(
     folder: Path,
-    out: Path,
     preset: Path,
     name: str,
     notebook: str,
@@ -118,11 +125,10 @@ def notebook_of(
     minutes,
     parameters: dict | None = None,
 ) -> Notebook:
-    """An entry of a preset, with {out} in its parameters replaced by a relative path."""
-    file = folder / notebook
-    here = os.path.relpath(out, file.parent)
-    text = {k: v.replace("{out}", here) if isinstance(v, str) else v for k, v in (parameters or {}).items()}
-    return Notebook(name, file, text, read_needs(needs, preset), read_minutes(minutes, preset))
+    """An entry of a preset."""
+    return Notebook(
+        name, folder / notebook, {**(parameters or {})}, read_needs(needs, preset), read_minutes(minutes, preset)
+    )
 
 
 def chosen(jobs: list, file: Path, selection: Selection) -> list:

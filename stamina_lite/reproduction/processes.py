@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 PATIENCE = 10  # seconds in which an interrupted process may store what it has
+LOG_LIMIT = 2**28  # bytes of a log, beyond which its process is stopped: it would fill the disk
+WATCH = 1.0  # seconds between two looks at a log
 TAIL = 8192  # bytes at the end of a log, where an error is
 OUT_OF_MEMORY = "as a system does that is out of memory: give it more, or run fewer at a time"
 
@@ -42,7 +44,10 @@ class Processes:
                     raise Interrupted
                 process = subprocess.Popen(command, env=environment, cwd=folder, stdout=file, stderr=file)
                 self.running.add(process)
+            over = threading.Event()
+            threading.Thread(target=watch, args=(process, log, over), daemon=True).start()
             code = process.wait()
+            over.set()
         with self.lock:
             self.running.discard(process)
             if self.stopped:
@@ -62,10 +67,19 @@ class Processes:
                 process.kill()
 
 
+def watch(process: subprocess.Popen, log: Path, over: threading.Event) -> None:
+    """Kill a process whose log is too large."""
+    while not over.wait(WATCH):
+        if log.stat().st_size > LOG_LIMIT:
+            process.kill()
+
+
 def reason(code: int, log: Path) -> str:
     """Why a process with this exit code failed, in one line; empty if it did not."""
     if code == 0:
         return ""
+    if log.stat().st_size > LOG_LIMIT:
+        return f"stopped, as it printed more than {LOG_LIMIT / 2**20:.0f} MiB: let it print less"
     lines = tail(log)
     if code < 0:
         name = signal.Signals(-code).name

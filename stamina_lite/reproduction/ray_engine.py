@@ -1,4 +1,4 @@
-"""An engine of a Ray cluster, whose machines share the folder of results."""
+"""An engine of a Ray cluster, whose machines share the folder of results or copy them to an address."""
 
 import logging
 import socket
@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, UserNotice
+from ..errors import UserError, UserNotice, first_line
+from .addresses import AtAddress
 from .engines import Engine, Outcome, Outcomes, run_job
 from .needs import Needs
 from .processes import OUT_OF_MEMORY, Processes
@@ -66,10 +67,15 @@ def connect(address: str | None):
             raise UserError(advice) from None
     try:
         ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError:
+    except (ConnectionError, ValueError):  # nobody there, or no address
         raise UserError(advice) from None
     except RuntimeError as error:  # other versions of Ray or Python there
         raise UserError(f"the Ray cluster at {address} cannot be used: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        if type(error) is not Exception:  # the class that Ray raises itself
+            raise
+        why = "Ray did not start here in time: stop what keeps this machine busy, or give --engine local"
+        raise UserError(f"{why} ({first_line(error)})") from None
     return ray
 
 
@@ -112,6 +118,6 @@ def run_on_worker(job: Any, out: Path, expected: str) -> Outcome:
     node, here = socket.gethostname(), version("stamina-lite")
     if here != expected:
         raise UserError(f"node {node} has stamina-lite {here}, the head has {expected}: install the same on both")
-    if not (out / ".lock").exists():
-        raise UserError(f"node {node} does not see {out}: give --out a folder that all nodes share")
+    if not isinstance(job, AtAddress) and not (out / ".lock").exists():
+        raise UserError(f"node {node} does not see {out}: give --out a folder that all nodes share, or an address")
     return run_job(job, out, max(1, int(job.needs.cpu)), Processes())

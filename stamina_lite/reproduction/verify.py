@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ..classification.sets import EMBEDDED
 from ..core.settings import renamed
 from ..diffusion.concepts import SETS
 from ..errors import UserError
 from ..runs.files import read_record, sha256, task_info
 from ..runs.folder import differences, tasks_of
-from .data_hash import CLASSES
 from .grids import option, verify_checksum
 
 NEVER_THE_SAME = ("seconds", "peak_memory")  # keys of results
@@ -85,7 +85,7 @@ def bench_arguments(run: Path, results: dict) -> list[str]:
     """The arguments of `stamina-lite bench` that a finished run was made with. Raises UserError if they are unknown."""
     about = read_record(run / "run.json", "method", "settings", "seed", "set")
     classes = about.get("half") == "classification"
-    if about["set"] not in (CLASSES if classes else SETS) or "sizes" in about or (classes and "order" in about):
+    if about["set"] not in (EMBEDDED if classes else SETS) or "sizes" in about or (classes and "order" in about):
         raise UserError(f"{run} has learned {about['set']} from a folder or in an order of its own: train it by hand")
     lengths = [len(task) for task in results["tasks"]] if classes else [len(results["tasks"])]
     arguments = [about["set"], "--method", about["method"], "--seed", str(about["seed"])]

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
-from ray.cluster_utils import Cluster
+from ray_nodes import SETTINGS, Nodes
 
 from stamina_lite.errors import UserError
 from stamina_lite.reproduction.notebooks import reproduce
@@ -22,17 +22,14 @@ CELLS = (
     "print(len(learner.records), 'learned before')",
     "for concept in found:\n    learner.learn(concept)\n    time.sleep(PAUSE)",
 )
-os.environ.setdefault("RAY_worker_niceness", "0")  # on a loaded machine others would have all of it
-os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
-SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+os.environ.update(SETTINGS)  # this process, the driver, is one of them
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    found = Cluster(initialize_head=True, head_node_args={**SMALL, "include_dashboard": False})
-    found.add_node(**SMALL)
-    yield found
-    found.shutdown()
+    with Nodes() as found:
+        found.add()
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +106,17 @@ def test_a_killed_worker_loses_nothing_and_results_are_those_of_the_local_engine
     assert checksums(out / "run-a") != checksums(out / "run-b")
 
 
-def test_a_node_with_another_version_is_named(cluster, preset, tmp_path):
+def test_a_node_with_another_version_is_named(cluster, preset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Ray's workers search the current folder first, and the checkout says its own version
     about = tmp_path / "other" / "stamina_lite-9.9.9.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stamina-lite\nVersion: 9.9.9\n")
     path = os.pathsep.join([str(about.parent), os.environ.get("PYTHONPATH", "")])
-    node = cluster.add_node(**{**SMALL, "num_cpus": 2}, env_vars={"PYTHONPATH": path})
+    node = cluster.add(cpus=2, environment={"PYTHONPATH": path})
     file = preset.with_name("large.yaml")
     file.write_text(yaml.safe_dump({**yaml.safe_load(preset.read_text()), "needs": {"cpu": 2, "memory": 0.1}}))
     try:
         with pytest.raises(UserError, match="has stamina-lite 9.9.9, the head has"):
             reproduce(str(file), tmp_path / "out", "ray", notebooks=preset.parent, address=cluster.address)
     finally:
-        cluster.remove_node(node)
+        cluster.remove(node)
