@@ -70,6 +70,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     if (results / FRONTIER).is_dir():
         runs = read_runs(results / FRONTIER, grids / f"{FRONTIER}.yaml")
         found |= {"frontier": frontier.frontier_table(runs), "gaps": frontier.gaps_table(runs)}
+        found["frontier_brief"] = frontier.frontier_table(runs, frontier.BRIEF)
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():

@@ -22,6 +22,7 @@ from .tables import shown, table
 LATE = 3  # the last 1/LATE of the tasks are late
 RESAMPLES = 2000
 LEVELS = 20  # of forgetting, at which two frontiers are compared
+BRIEF = "row", "less that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"  # columns of the README's table
 CHI2 = 5.991  # 95 % of two degrees of freedom
 
 
@@ -103,8 +104,10 @@ def interval(values: np.ndarray) -> Number:
     return Number(float(values[0]), float(low), float(high))
 
 
-def frontier_table(found: list[StoredRun]) -> str:
+def frontier_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
     """Every row: likeness of late concepts, forgetting, final measures, and whether it saturates.
+
+    only: names of the columns to show; all by default.
 
     A row saturates if late concepts gain less than early ones, and more so than with a LoRA that starts every concept
     anew (`fall_of_gain`).
@@ -118,16 +121,10 @@ def frontier_table(found: list[StoredRun]) -> str:
             shown(number(by_concept(frame, row, "a_mmd"))), shown(number(by_concept(frame, row, "accuracy")), 0, 100),
             shown(shrinking(frame, row)), shown(saturation), verdict(saturation, "above"),
         ])  # fmt: skip
-    head = [
-        "row",
-        "MMD² when learned, last third",
-        "less that of LoRA alone",
-        "F_mmd",
-        "A_mmd",
-        "accuracy %",
-        "‖ΔW_t‖, last / first",
-    ]
-    return table([*head, "fall of the gain", "saturates"], lines)
+    head = ["row", "MMD² when learned, last third", "less that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"]
+    head += ["‖ΔW_t‖, last / first", "fall of the gain", "saturates"]
+    columns = [k for k, name in enumerate(head) if not only or name in only]
+    return table([head[k] for k in columns], [[line[k] for k in columns] for line in lines])
 
 
 def gaps_table(found: list[StoredRun], pairs: list[tuple[str, str]] | None = None) -> str:
