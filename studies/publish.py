@@ -151,6 +151,20 @@ def figures_of_frontier(found: list[StoredRun], home: Path) -> None:
         save(frontier.by_strength(found, measure), home / f"{measure}.png")
 
 
+def figure_of_drift(folder: Path, home: Path) -> None:
+    """How a person and a waterfall drift, one above the other."""
+    runs = {run.name: run for run in sorted(folder.iterdir())}
+    parts = []
+    for concept in concepts("mini25", count=2):
+        figure = plots.drift_sheet(runs, concept.name, training_images([concept], 1)[concept.name][0])
+        save(figure, home / "drift.png")
+        parts.append(Image.open(home / "drift.png").convert("RGB"))
+    both = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
+    for k, part in enumerate(parts):
+        both.paste(part, (both.width - part.width, sum(p.height for p in parts[:k])))
+    both.quantize(256).save(home / "drift.png", optimize=True)
+
+
 def figures_of_classes(found: list[StoredRun], home: Path) -> None:
     """A_N of every row, and after every one of ten tasks."""
     drawn = class_claims.bootstrap(found)
@@ -180,6 +194,7 @@ def main() -> None:
     figures_of_classes(found[CLASSES], RESULTS / CLASSES)
     if FRONTIER in found:
         figures_of_frontier(found[FRONTIER], RESULTS / FRONTIER)
+        figure_of_drift(RESULTS / "drift", RESULTS / FRONTIER)
     every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], training_images(concepts("mini10"), 2))
     save(every, RESULTS / SMALL / "gallery.png", 50)
 

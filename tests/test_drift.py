@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-from stamina_lite import ContinualLearner, concepts, load_base
+import matplotlib.pyplot as plt
+
+from stamina_lite import ContinualLearner, concepts, load_base, plots
 from stamina_lite.plots.concepts import kept_pictures, kept_tasks
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "studies"))
@@ -22,3 +24,9 @@ def test_a_concept_is_drawn_after_its_task_and_after_later_ones(tiny_folder, pho
     then, now = (kept_pictures(tmp_path / "out", task, "amber") for task in (1, 3))
     assert len(now) == 2 and then[0].size == (32, 32)
     assert then[0].tobytes() != now[0].tobytes(), "two later tasks have changed the weights"
+    figure = plots.drift_sheet({"lora": tmp_path / "out"}, "amber", real=then[1])
+    assert [axis.get_title() for axis in figure.axes] == ["real", "after 1", "after 3"]
+    assert [axis.images[0].get_array().tobytes() for axis in figure.axes] == [
+        image.tobytes() for image in (then[1], then[0], now[0])
+    ]
+    plt.close(figure)

@@ -4,6 +4,7 @@ from .attention import word_figure
 from .classes import accuracy_curves, accuracy_matrix, learned_and_kept, ranking
 from .concepts import (
     accuracy,
+    drift_sheet,
     forgetting,
     load_results,
     plasticity,
@@ -16,7 +17,7 @@ from .quiz import quiz
 from .style import colour
 
 __all__ = [
-    "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "forgetting", "learned_and_kept",
+    "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "drift_sheet", "forgetting", "learned_and_kept",
     "load_masks", "load_results", "mask_panel", "mask_pictures", "plasticity", "quiz", "ranking", "run_sheet",
     "sheet", "weight_change", "word_figure",
 ]  # fmt: skip

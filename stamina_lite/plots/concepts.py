@@ -116,8 +116,11 @@ def then_and_now(results: dict) -> list[tuple[float, float]]:
     return [(then[j - 1], final[j]) for j in range(1, last) if then[j - 1] is not None and j in final]
 
 
-def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
-    """Rows of images with titles, each image at about its own size within SIDES. Rows may differ in length."""
+def sheet(rows: list[list[Image.Image]], titles: list[str], headings: Iterable[str] = ()) -> Figure:
+    """Rows of images with titles, each image at about its own size within SIDES. Rows may differ in length.
+
+    headings: of the columns, above the first row.
+    """
     columns, side = max(len(row) for row in rows), max(picture.width for row in rows for picture in row)
     dots = min(max(side, SIDES[0]), SIDES[1])  # to the inch, which a picture takes
     figure, axes = plt.subplots(
@@ -130,6 +133,8 @@ def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Figure:
         for axis, picture in zip(line, row, strict=False):
             axis.imshow(picture)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, heading in zip(axes[0], headings, strict=False):
+        axis.set_title(heading, fontsize=9)
     figure.set_layout_engine("compressed", w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     return figure
 
@@ -164,6 +169,21 @@ def run_sheet(
             rows.append(kept_pictures(run, task, name)[:columns])
             titles.append(f"{name}, {stage if isinstance(stage, str) else f'after {stage}'}")
     return sheet(rows, titles)
+
+
+def drift_sheet(runs: Mapping[str, Path], name: str, real: Image.Image | None = None) -> Figure:
+    """One concept as runs drew it after more and more tasks, from the same noise: a row for each run.
+
+    Args:
+        runs: title -> folder with images of the concept after the same tasks, as `studies/drift.py` draws them.
+        name: the concept.
+        real: a training image, shown as the first column.
+    """
+    rows, tasks = [], [task for task, concept in kept_tasks(next(iter(runs.values()))) if concept == name]
+    for run in runs.values():
+        drawn = [kept_pictures(run, task, name)[0] for task in tasks]
+        rows.append([real, *drawn] if real else drawn)
+    return sheet(rows, [*runs], [*(["real"] if real else []), *(f"after {task}" for task in tasks)])
 
 
 def kept_tasks(run: Path | str) -> list[tuple[int, str]]:
