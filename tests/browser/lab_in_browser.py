@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,30 +19,14 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
+from chromium import ROOT
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytest_plugins = ("chromium",)  # browser, screenshots
 PATIENCE = 300_000  # ms, for what trains or draws; a busy machine is several times as slow
 FEW = {"COUNT": 2, "STEPS": 12, "PICTURES": 2}  # parameters of the quick start
 LONG = {"COUNT": 2, "STEPS": 25, "PICTURES": 2}  # long enough for a hand on the stop button
 NOT_OURS = re.compile(r"ERR_(FAILED|INTERNET)|favicon|WebGL|swiftshader", re.I)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-
-@pytest.fixture(scope="module")
-def screenshots():
-    """The folder in which screenshots are kept, to be looked at."""
-    folder = ROOT / "build" / "screenshots"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
