@@ -16,6 +16,7 @@ from stamina_lite.runs.checkpoint import FILE, Checkpoint
 from stamina_lite.runs.devices import peak_memory
 from stamina_lite.runs.files import write_tensors
 from stamina_lite.runs.folder import Run
+from stamina_lite.runs.interrupts import Interrupts
 
 CPU = torch.device("cpu")
 
@@ -126,8 +127,8 @@ def test_no_file_is_written_or_moved_while_it_is_mapped(tiny_folder, photos, tmp
     learner.learn(concepts(photos)[0], progress=False)
     with pytest.raises(ZeroDivisionError):
         learner.model.learn(concepts(photos)[1], learner.method, 0, 2, lambda step, _: 1 / (step - 2), Checkpoint(
-            tmp_path / "run", {}, 1))  # fmt: skip
-    checkpoint = Checkpoint(tmp_path / "run", {}, 1)
+            tmp_path / "run", {}, 1, Interrupts()))  # fmt: skip
+    checkpoint = Checkpoint(tmp_path / "run", {}, 1, Interrupts())
     learner.model.learn(concepts(photos)[1], learner.method, 0, 2, None, checkpoint)
     assert moved.count(FILE) >= 8
     export(learner, "diffusers", tmp_path / "model", lambda: load_base(tiny_folder, "cpu"))
