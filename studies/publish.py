@@ -42,6 +42,8 @@ RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
 LARGE, SMALL, CLASSES, FRONTIER = "claim50", "claim10", "classes", "frontier"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
+AT_ONE_STRENGTH = [("stamina@1", "c-lora@1"), ("stamina@100", "c-lora@100"), ("stamina-no-mask@1", "c-lora@1")]
+AT_ONE_STRENGTH += [(f"stamina@{x}", f"stamina-random-mask@{x}") for x in (1, 10)]
 MASKED = "stamina@10"  # the row of the frontier whose masks are shown
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
@@ -70,6 +72,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     if (results / FRONTIER).is_dir():
         runs = read_runs(results / FRONTIER, grids / f"{FRONTIER}.yaml")
         found |= {"frontier": frontier.frontier_table(runs), "gaps": frontier.gaps_table(runs)}
+        found["frontier_pairs"] = claims.pair_table(runs, AT_ONE_STRENGTH)
         found["frontier_brief"] = frontier.frontier_table(runs, frontier.BRIEF)
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
     for name, (make, file) in STUDIES.items():
