@@ -21,6 +21,7 @@ import after_fifty
 import class_heads
 import learning_speed
 import mask_search
+import mask_variants
 import matplotlib.pyplot as plt
 import own_steps
 import pairs
@@ -59,6 +60,7 @@ KEPT = {
 STUDIES = {  # block -> the table of a study, and its file in results/
     "past": (after_fifty.long_past_table, "after_fifty.json"),
     "search": (mask_search.mask_table, "mask_search.json"),
+    "variants": (mask_variants.variants_table, "mask_variants.json"),
     "speed": (learning_speed.speed_table, "learning_speed.json"),
     "frontier_speed": (learning_speed.speed_table, "learning_speed_frontier.json"),
     "steps": (own_steps.own_steps_table, "own_steps.json"),
@@ -85,7 +87,6 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     for name, folder, measure, digits in (
         ("tuning", "tuning", "a_mmd", 2),
         ("rates", "tuning-rates", "a_mmd", 2),
-        ("strengths", "tuning-strengths", "a_mmd", 2),
         ("classes_tuning", "tuning-classes", "a_n", 1),
     ):
         trials = {file.stem: read_json(file) for file in sorted((results / folder).glob("*.json"))}

@@ -151,7 +151,9 @@ def updates_table(found: list[StoredRun]) -> str:
             np.mean([r["step_change"][part] for r in results]) for part in (slice(1), slice(1, 2), slice(late, None))
         )
         masked = [r["mask_density"] for r in results if r["mask_density"][0] is not None]
-        opened = [f"{100 * np.mean([m[part] for m in masked]):.0f}" if masked else "–" for part in (0, slice(late, None))]
+        opened = [
+            f"{100 * np.mean([m[part] for m in masked]):.0f}" if masked else "–" for part in (0, slice(late, None))
+        ]
         lines.append([row, f"{first:.2f}", f"{second:.3f}", f"{first / second:.0f}", f"{last:.3f}", *opened])
     head = ["row", "‖ΔW_1‖", "‖ΔW_2‖", "first / second", "last third", "open in task 1, %", "open in the last third, %"]
     return table(head, lines)
@@ -197,7 +199,7 @@ def norm_curves(found: list[StoredRun]) -> Figure:
     """
     p, frame = points(found), norms(found)
     methods = p.methods()
-    size = (2.6 * len(methods), 2.8)
+    size = (max(6.4, 2.6 * len(methods)), 2.8)
     figure, axes = plt.subplots(1, len(methods), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, method in zip(axes[0], methods, strict=True):
         rows = p.curve(method)
