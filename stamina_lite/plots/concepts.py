@@ -123,9 +123,9 @@ def sheet(rows: list[list[Image.Image]], titles: list[str], headings: Iterable[s
     """
     columns, side = max(len(row) for row in rows), max(picture.width for row in rows for picture in row)
     dots = min(max(side, SIDES[0]), SIDES[1])  # to the inch, which a picture takes
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(columns + 1.2, len(rows)), dpi=dots, squeeze=False, layout="constrained"
-    )
+    beside = max(1.2, 0.4 + 0.08 * max(map(len, titles)))  # inches that titles take
+    size = columns + beside, len(rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, dpi=dots, squeeze=False, layout="constrained")
     for line, row, title in zip(axes, rows, titles, strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[])
