@@ -1,6 +1,7 @@
 """How many steps a method needs: likeness along training, at early and at late tasks of a finished run.
 
     python studies/learning_speed.py runs/claim50 --rows c-lora stamina --seeds 0 1 --out results/learning_speed.json
+    python studies/learning_speed.py runs/frontier --rows c-lora@10 stamina@10 --tasks 1 2 3 4 22 23 24 25 --out X.json
 
 Each run is put where it stood before a task, the task's concept is learned again as it was then, and pictures are drawn
 from one noise on the way. A method has come 90 % of its way at the step where the MMD² to the real pictures has fallen
@@ -53,15 +54,16 @@ def likeness(run: Path, task: int, n: int, extractor) -> list[float]:
 
 
 def speed_table(report: dict) -> str:
-    """Steps to 90 % of the final likeness of tasks that were learned again, then one row less another."""
+    """Steps to 90 % of the final likeness of tasks that were learned again, then every row less the first."""
     lines = []
     for row, seeds in report["rows"].items():
         gained = [steps_needed(report, row, late) for late in (False, True)]
         every = sum(len(run) for run in seeds.values())
         lines.append([row, f"{sum(map(len, gained))} of {every}", *(shown(number(steps), 0) for steps in gained)])
-    if {"stamina", "c-lora"} <= set(report["rows"]):
-        less = [fewer_steps(report, "stamina", "c-lora", late) for late in (False, True)]
-        lines.append(["stamina less c-lora", "", *(shown(n, 0) for n in less)])
+    first, *others = report["rows"]
+    for row in others:
+        less = [fewer_steps(report, row, first, late) for late in (False, True)]
+        lines.append([f"{row} less {first}", "", *(shown(n, 0) for n in less)])
     return table(["row", "tasks that gained likeness", "steps, early tasks", "steps, late tasks"], lines)
 
 

@@ -7,8 +7,8 @@
 
 A folder of runs has its grid's name. Of every run, run.json, results.json and its checksums are stored in results/; of
 concepts, for the first seed in the set's own order, a few images of an early, a middle and a late person and waterfall.
-Then every table between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written from results/. Without runs, tables
-and figures are written from what is stored.
+Failed runs are not stored. Then every table between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written from
+results/, and the figures of the grids named, or of all.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import mask_search
 import matplotlib.pyplot as plt
 import own_steps
 import pairs
+import shared_words
 import tune
 from PIL import Image
 
@@ -59,7 +60,9 @@ STUDIES = {  # block -> the table of a study, and its file in results/
     "past": (after_fifty.long_past_table, "after_fifty.json"),
     "search": (mask_search.mask_table, "mask_search.json"),
     "speed": (learning_speed.speed_table, "learning_speed.json"),
+    "frontier_speed": (learning_speed.speed_table, "learning_speed_frontier.json"),
     "steps": (own_steps.own_steps_table, "own_steps.json"),
+    "shared_words": (shared_words.words_table, "shared_words.json"),
     "together": (pairs.together_table, "pairs/pairs.json"),
 }
 FEW = "\n\nThese intervals are over five or six concepts: a bootstrap of so few values is not reliable."
@@ -72,6 +75,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     if (results / FRONTIER).is_dir():
         runs = read_runs(results / FRONTIER, grids / f"{FRONTIER}.yaml")
         found |= {"frontier": frontier.frontier_table(runs), "gaps": frontier.gaps_table(runs)}
+        found["frontier_updates"] = frontier.updates_table(runs)
         found["frontier_pairs"] = claims.pair_table(runs, AT_ONE_STRENGTH)
         found["frontier_brief"] = frontier.frontier_table(runs, frontier.BRIEF)
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
@@ -81,6 +85,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     for name, folder, measure, digits in (
         ("tuning", "tuning", "a_mmd", 2),
         ("rates", "tuning-rates", "a_mmd", 2),
+        ("strengths", "tuning-strengths", "a_mmd", 2),
         ("classes_tuning", "tuning-classes", "a_n", 1),
     ):
         trials = {file.stem: read_json(file) for file in sorted((results / folder).glob("*.json"))}
@@ -185,21 +190,25 @@ def main() -> None:
     for runs in args.runs:
         if runs.name not in KEPT:
             parser.error(f"{runs} is named after no grid: expected {', '.join(KEPT)}")
-        for seal in sorted(runs.glob(f"*/{CHECKSUM_FILE}")):
-            store(seal.parent, RESULTS / runs.name / seal.parent.name, KEPT[runs.name])
-    stored = [name for name in KEPT if (RESULTS / name).is_dir()]
-    found = {name: read_runs(RESULTS / name, GRIDS / f"{name}.yaml") for name in stored}
+        for record in sorted(runs.glob(f"*/{CHECKSUM_FILE}")):
+            if "failed" not in read_json(record):
+                store(record.parent, RESULTS / runs.name / record.parent.name, KEPT[runs.name])
+    drawn = [runs.name for runs in args.runs] or [name for name in KEPT if (RESULTS / name).is_dir()]
+    found = {name: read_runs(RESULTS / name, GRIDS / f"{name}.yaml") for name in drawn}
     tables = blocks()
     for name in DOCUMENTS:
         fill(ROOT / name, tables)
     print(*tables.values(), sep="\n\n")
-    figures_of_claim(found[LARGE], RESULTS / LARGE)
-    figures_of_classes(found[CLASSES], RESULTS / CLASSES)
+    if LARGE in found:
+        figures_of_claim(found[LARGE], RESULTS / LARGE)
+    if CLASSES in found:
+        figures_of_classes(found[CLASSES], RESULTS / CLASSES)
     if FRONTIER in found:
         figures_of_frontier(found[FRONTIER], RESULTS / FRONTIER)
         figure_of_drift(RESULTS / "drift", RESULTS / FRONTIER)
-    every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], training_images(concepts("mini10"), 2))
-    save(every, RESULTS / SMALL / "gallery.png", 50)
+    if SMALL in found:
+        every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], training_images(concepts("mini10"), 2))
+        save(every, RESULTS / SMALL / "gallery.png", 50)
 
 
 if __name__ == "__main__":

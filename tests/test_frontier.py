@@ -24,6 +24,7 @@ def run(row, forgetting, late, seed=0, early=1.0):
         "concept_accuracy_each": [0.5] * 12,
         "concept_accuracy_when_learned_each": [0.5] * 12,
         "step_change": [2.0] * 6 + [1.0] * 6,
+        "mask_density": [0.2] * 6 + [0.04] * 6 if row.startswith("stamina") else [None] * 12,
     }
     return StoredRun(GridRun(row, "alternate", seed, PROTOCOL), results)
 
@@ -54,6 +55,22 @@ def test_how_far_late_concepts_stay_behind_a_lora_of_their_own(found):
     with_bound, without = (frontier.plane(runs).axes[0].get_ylabel() for runs in (found, found[:-1]))
     assert "LoRA alone" in with_bound and "LoRA alone" not in without
     plt.close("all")
+
+
+def test_seeds_with_other_late_concepts_are_compared_with_lora_alone_of_that_seed(found):
+    """A second seed in which every concept is harder by 3: it changes MMD², and not what late concepts lack."""
+    harder = [run("stamina@1", 0.8, 2.5 - 0.8 + 3, seed=1), run("lora-alone", 0.0, 0.9 + 3, seed=1)]
+    p, one_seed = frontier.points([*found, *harder]), frontier.points(found)
+    assert p.likeness["stamina@1"][0] == pytest.approx(1.7 + 1.5, abs=0.01)
+    assert p.behind["stamina@1"][0] == pytest.approx(one_seed.behind["stamina@1"][0])
+    gap = frontier.gap(p, "stamina", "c-lora")
+    assert gap.mean == pytest.approx(frontier.gap(one_seed, "stamina", "c-lora").mean)
+
+
+def test_updates_and_open_masks_of_early_and_late_tasks(found):
+    lines = frontier.updates_table(found).splitlines()
+    assert "| c-lora@1 | 2.00 | 2.000 | 1 | 1.000 | – | – |" in lines
+    assert "| stamina@1 | 2.00 | 2.000 | 1 | 1.000 | 20 | 4 |" in lines
 
 
 def test_two_frontiers_are_compared_at_equal_forgetting(found):

@@ -17,7 +17,7 @@ from matplotlib.patches import Ellipse
 from ..measures.intervals import Number, number
 from ..plots.style import colour
 from .claims import ALONE, C_LORA, STAMINA, fall_of_gain, shrinking, verdict
-from .results import StoredRun, by_concept, rows_of, tidy
+from .results import StoredRun, by_concept, mean_by_concept, of_row, paired, rows_of, tidy
 from .tables import shown, table
 
 LATE = 3  # the last 1/LATE of the tasks are late
@@ -32,7 +32,7 @@ CHI2 = 5.991  # 95 % of two degrees of freedom
 class Points:
     """Measures of rows in every resample: row -> (1 + RESAMPLES,), the first with every concept once.
 
-    behind: likeness less that of `lora-alone` for the same concepts; empty without that row.
+    behind: likeness less that of `lora-alone` for the same concepts at the same places; empty without that row.
     """
 
     forgetting: dict[str, np.ndarray]
@@ -57,12 +57,11 @@ def points(found: list[StoredRun]) -> Points:
     picks = np.random.default_rng(0).multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
     weights = np.vstack([np.ones(len(names)), picks])
     forgetting, likeness, behind = {}, {}, {}
-    alone = by_concept(late, ALONE, "plasticity")
     for row in rows_of(found):
         lost, learned = by_concept(frame, row, "f_mmd"), by_concept(late, row, "plasticity")
         if lost and learned:
             forgetting[row], likeness[row] = (weighted_mean(values, names, weights) for values in (lost, learned))
-        excess = {name: value - alone[name] for name, value in learned.items() if name in alone}
+        excess = mean_by_concept(paired(late, row, ALONE, "plasticity"), "gap")
         if row in likeness and excess:
             behind[row] = weighted_mean(excess, names, weights)
     return Points(forgetting, likeness, behind)
@@ -77,9 +76,12 @@ def weighted_mean(values: dict[str, float], names: list[str], weights: np.ndarra
 
 
 def likeness_at(p: Points, method: str, levels: np.ndarray) -> np.ndarray:
-    """Likeness of a frontier at levels of forgetting, interpolated linearly: (1 + RESAMPLES, levels)."""
+    """Likeness of a frontier at levels of forgetting, interpolated linearly: (1 + RESAMPLES, levels).
+
+    Where it is known, likeness less that of LoRA alone: rows with other seeds have other late concepts.
+    """
     rows = p.curve(method)
-    x, y = (np.stack([measure[row] for row in rows], 1) for measure in (p.forgetting, p.likeness))
+    x, y = (np.stack([measure[row] for row in rows], 1) for measure in (p.forgetting, p.behind or p.likeness))
     order = x.argsort(1)
     x, y = (np.take_along_axis(values, order, 1) for values in (x, y))
     return np.stack([np.interp(levels, *line) for line in zip(x, y, strict=True)])
@@ -139,6 +141,22 @@ def gaps_table(found: list[StoredRun], pairs: list[tuple[str, str]] | None = Non
         value = gap(p, method, other)
         lines.append([f"{method} less {other}", shown(value), verdict(value, "below")])
     return table(["frontiers", "MMD² when learned, last third, at equal forgetting", "the first is better"], lines)
+
+
+def updates_table(found: list[StoredRun]) -> str:
+    """‖ΔW_t‖ of the first two tasks and of the last third, and how open the masks are, in % of the weights."""
+    lines = []
+    for row in points(found).forgetting:
+        results = [f.results for f in of_row(found, row)]
+        late = len(results[0]["tasks"]) * (LATE - 1) // LATE
+        first, second, last = (
+            np.mean([r["step_change"][part] for r in results]) for part in (slice(1), slice(1, 2), slice(late, None))
+        )
+        masked = [r["mask_density"] for r in results if r["mask_density"][0] is not None]
+        opened = [f"{100 * np.mean([m[part] for m in masked]):.0f}" if masked else "–" for part in (0, slice(late, None))]
+        lines.append([row, f"{first:.2f}", f"{second:.3f}", f"{first / second:.0f}", f"{last:.3f}", *opened])
+    head = ["row", "‖ΔW_1‖", "‖ΔW_2‖", "first / second", "last third", "open in task 1, %", "open in the last third, %"]
+    return table(head, lines)
 
 
 def norms(found: list[StoredRun]) -> pd.DataFrame:
