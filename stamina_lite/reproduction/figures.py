@@ -119,6 +119,7 @@ def side_by_side(
         raise UserError(f"no pictures are stored in {home}: run its grid first")
     tasks = stored[0].results["tasks"]
     stored, names = [f for f in stored if f.results["tasks"] == tasks], names or early_middle_late(tasks)
+    stored.sort(key=lambda f: rows_of(found).index(f.run.row))
     lines = [[p for n in names for p in kept_pictures(home / f.run.name, len(tasks), n)[:columns]] for f in stored]
     titles = [f.run.row for f in stored]
     if real:

@@ -24,6 +24,7 @@ LATE = 3  # the last 1/LATE of the tasks are late
 RESAMPLES = 2000
 LEVELS = 20  # of forgetting, at which two frontiers are compared
 BRIEF = "row", "less that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"  # columns of the README's table
+FINAL = {"a_mmd": "A_mmd", "accuracy": "Accuracy at the end"}  # labels of axes
 PANELS = 4  # side by side
 CHI2 = 5.991  # 95 % of two degrees of freedom
 
@@ -153,7 +154,9 @@ def updates_table(found: list[StoredRun]) -> str:
             np.mean([r["step_change"][part] for r in results]) for part in (slice(1), slice(1, 2), slice(late, None))
         )
         masked = [r["mask_density"] for r in results if r["mask_density"][0] is not None]
-        opened = [f"{100 * np.mean([m[part] for m in masked]):.0f}" if masked else "–" for part in (0, slice(late, None))]
+        opened = [
+            f"{100 * np.mean([m[part] for m in masked]):.0f}" if masked else "–" for part in (0, slice(late, None))
+        ]
         lines.append([row, f"{first:.2f}", f"{second:.3f}", f"{first / second:.0f}", f"{last:.3f}", *opened])
     head = ["row", "‖ΔW_1‖", "‖ΔW_2‖", "first / second", "last third", "open in task 1, %", "open in the last third, %"]
     return table(head, lines)
@@ -238,6 +241,6 @@ def by_strength(found: list[StoredRun], measure: str) -> Figure:
         axis.plot(strengths, means, color=colour(method), label=method, marker=".")
         low, high = ([getattr(v, side) if v else float("nan") for v in values] for side in ("low", "high"))
         axis.fill_between(strengths, low, high, color=colour(method), alpha=0.12, linewidth=0)
-    axis.set(xscale="log", xlabel="Strength: λ_forget, or the exponent of scaled merging", ylabel=measure)
+    axis.set(xscale="log", xlabel="Strength: λ_forget, or the exponent of scaled merging", ylabel=FINAL[measure])
     axis.legend(frameon=False, fontsize=8)
     return figure
