@@ -21,6 +21,7 @@ import after_fifty
 import class_heads
 import learning_speed
 import mask_search
+import mask_variants
 import matplotlib.pyplot as plt
 import own_steps
 import pairs
@@ -44,8 +45,17 @@ RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
 LARGE, SMALL, CLASSES, FRONTIER = "claim50", "claim10", "classes", "frontier"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
-AT_ONE_STRENGTH = [("stamina@1", "c-lora@1"), ("stamina@100", "c-lora@100"), ("stamina-no-mask@1", "c-lora@1")]
-AT_ONE_STRENGTH += [(f"stamina@{x}", f"stamina-random-mask@{x}") for x in (1, 10)]
+STRENGTHS = (1, 10, 100)
+AT_ONE_STRENGTH = [
+    (f"{row}@{x}", f"{other}@{x}")
+    for row, other in (
+        ("stamina", "c-lora"), ("stamina-no-mask", "c-lora"), ("stamina", "stamina-no-mask"),
+        ("stamina", "stamina-random-mask"),
+    )
+    for x in STRENGTHS
+]  # fmt: skip
+IN_README = ("lora-alone", "lora", "ti++", *(f"c-lora@{x}" for x in (1, 10, 100, 1000)), "stamina-random-mask@10")
+IN_README += tuple(f"{name}@{x}" for name in ("stamina", "stamina-no-mask") for x in STRENGTHS)
 MASKED = "stamina@10"  # the row of the frontier whose masks are shown
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
@@ -60,6 +70,7 @@ KEPT = {
 STUDIES = {  # block -> the table of a study, and its file in results/
     "past": (after_fifty.long_past_table, "after_fifty.json"),
     "search": (mask_search.mask_table, "mask_search.json"),
+    "variants": (mask_variants.variants_table, "mask_variants.json"),
     "speed": (learning_speed.speed_table, "learning_speed.json"),
     "frontier_speed": (learning_speed.speed_table, "learning_speed_frontier.json"),
     "steps": (own_steps.own_steps_table, "own_steps.json"),
@@ -78,7 +89,8 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         found |= {"frontier": frontier.frontier_table(runs), "gaps": frontier.gaps_table(runs)}
         found["frontier_updates"] = frontier.updates_table(runs)
         found["frontier_pairs"] = claims.pair_table(runs, AT_ONE_STRENGTH)
-        found["frontier_brief"] = frontier.frontier_table(runs, frontier.BRIEF)
+        brief = [run for run in runs if run.run.row in IN_README]
+        found["frontier_brief"] = frontier.frontier_table(brief, frontier.BRIEF)
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
@@ -86,7 +98,6 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
     for name, folder, measure, digits in (
         ("tuning", "tuning", "a_mmd", 2),
         ("rates", "tuning-rates", "a_mmd", 2),
-        ("strengths", "tuning-strengths", "a_mmd", 2),
         ("classes_tuning", "tuning-classes", "a_n", 1),
     ):
         trials = {file.stem: read_json(file) for file in sorted((results / folder).glob("*.json"))}

@@ -2,12 +2,11 @@
 
     python studies/tune.py c-lora stamina --out results/tuning
     python studies/tune.py c-lora stamina --rates --steps 60 --out results/tuning-rates
-    python studies/tune.py c-lora stamina --strengths --steps 60 --out results/tuning-strengths
 
 Four trials over what is the method's own (its λ, its density, or its rates where it has nothing else), then two at half
-and at twice a rate, the rest as in the best of the four. For grids that vary the strength: with --rates trials of a
-rate at one strength (that rate, half, twice and four times of it), with --strengths trials of strengths at one rate.
-A trial is one `bench tune20` run, resumable; the lowest A_mmd is chosen. Every trial is stored, not only the best.
+and at twice a rate, the rest as in the best of the four. With --rates there are four trials: that rate, half, twice and
+four times of it, at one strength; for grids that vary the strength. A trial is one `bench tune20` run, resumable; the
+lowest A_mmd is chosen. Every trial is stored, not only the best.
 """
 
 import argparse
@@ -48,15 +47,7 @@ WHOLE = "custom-diffusion", "custom-diffusion-merge", "custom-diffusion-ewc", "r
 START = {**dict.fromkeys(WHOLE, 1e-3), "dreambooth": 1e-4}  # lr of a trial that does not vary it; elsewhere 5e-3
 AT = {  # strengths of the trials of a rate
     "c-lora": {"lambda_forget": 10.0},
-    "stamina": {"lambda_forget": 10.0, "lambda_sparse": 1e-3},
-}
-MASKED = {"lambda_sparse": 1e-3}
-STRENGTHS = {
-    "c-lora": [{"lambda_forget": x, "lr": 1e-2} for x in (10.0, 1.0, 100.0)],
-    "stamina": [
-        *({"lambda_forget": x, **MASKED, "lr": 1e-2} for x in (10.0, 1.0, 100.0)),
-        {"lambda_forget": 10.0, "lambda_sparse": 0.1, "lr": 1e-2},
-    ],
+    "stamina": {"lambda_forget": 10.0, "lambda_sparse": 0.001},
 }
 METHOD = {"stamina-cool": "stamina"}  # where the trials' name is not the method's
 MEASURES = ("a_mmd", "f_mmd", "concept_accuracy", "concept_accuracy_when_learned")
@@ -106,7 +97,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("methods", nargs="+", choices=[*OWN])
     parser.add_argument("--rates", action="store_true", help="four trials, of a rate alone")
-    parser.add_argument("--strengths", action="store_true", help="trials of the strengths alone, at one rate")
     parser.add_argument("--set", default="tune20", choices=("tune5", "tune20"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=16)
@@ -120,10 +110,6 @@ def main() -> None:
         if args.rates:
             rates = [round(start(name)[rate] * s, 6) for s in (1, 2, 0.5, 4)]
             rows = [trial(name, {**AT.get(name, {}), rate: value}, args) for value in rates]
-            write_json(args.out / f"{name}.json", {"method": method, "chosen": best(rows), "trials": rows})
-            continue
-        if args.strengths:
-            rows = [trial(name, options, args) for options in STRENGTHS[name]]
             write_json(args.out / f"{name}.json", {"method": method, "chosen": best(rows), "trials": rows})
             continue
         grid = [dict(zip(OWN[name], values, strict=True)) for values in itertools.product(*OWN[name].values())]

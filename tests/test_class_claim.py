@@ -137,6 +137,7 @@ def test_tables_tell_every_row_and_verdicts(found):
     detail = next(line for line in tables.detail_table(drawn, 4).splitlines() if "stamina" in line).split(" | ")
     assert detail[4:] == ["1", "0.5", "2.0", "10", "0.20", "0.10 |"]
     assert len(tables.pair_table(drawn).splitlines()) == 2 + 3
+    assert len(tables.pair_table(drawn, [tables.PAIRS[1]]).splitlines()) == 2 + 1
 
 
 def test_one_run_fills_a_column_for_each_head(grid, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import matplotlib.pyplot as plt
 import pytest
+from PIL import Image
 
 from stamina_lite import plots
 from stamina_lite.errors import UserError
@@ -40,6 +41,39 @@ def test_the_matrix_shows_every_number_at_its_place():
         1,
         3,
     )
+
+
+def test_matrices_of_several_runs_stand_side_by_side():
+    *panels, bar = plots.accuracy_matrix(results("ft"), results("ub", [[60.0, 70.0, 80.0]])).axes
+    assert [axis.get_title() for axis in panels] == ["ft", "ub"] and bar.get_ylabel() == "Accuracy (%)"
+    assert [len(axis.texts) for axis in panels] == [6, 3]
+
+
+def test_every_head_of_a_run_stands_in_its_row():
+    first = results(heads={"trained": {"a_n": 60.0}, "means": {"a_n": 66.0}})
+    axis = plots.head_accuracy([first, results("ncm", heads={"means": {"a_n": 64.0}})]).axes[0]
+    points = {line.get_label(): line.get_xydata().round().tolist() for line in axis.lines}
+    assert points == {"trained": [[60, 0]], "means": [[66, 0], [64, 1]]}
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["stamina", "ncm"]
+
+
+def test_masks_overlap_beside_chance_from_the_second_task_on():
+    pair = {"overlap": 0.2, "chance": 0.3}
+    masked = results(mask_density=[0.5, 0.4, 0.3], mask_overlap=[None, pair, pair])
+    other = results(mask_density=[0.3, 0.2, 0.1], mask_overlap=[None, pair, {"overlap": 0.4, "chance": 0.3}])
+    without = results("c-lora", mask_density=[None] * 3, mask_overlap=[None] * 3)
+    lines = [line.get_ydata()[-2:] for line in plots.mask_overlap([masked, other, without]).axes[0].lines]
+    assert [pytest.approx([*line]) for line in lines] == [[0.3, 0.2], [0.2, 0.3], [0.3, 0.3]]
+    with pytest.raises(UserError, match="no run has masks"):
+        plots.mask_overlap([without])
+
+
+def test_predictions_stand_beside_their_image(tmp_path):
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "a.png")
+    found = {"file": str(tmp_path / "a.png"), "classes": [{"name": "cup", "probability": 0.75}]}
+    left, right = plots.predictions([found]).axes
+    assert left.images[0].get_array().shape == (6, 8, 3)
+    assert [bar.get_width() for bar in right.patches] == [0.75] and right.get_yticklabels()[0].get_text() == "cup"
 
 
 def test_curves_are_means_of_rows_and_of_runs():

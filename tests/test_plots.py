@@ -197,11 +197,11 @@ def test_sheet_puts_every_picture_in_its_row():
     assert axes[1, 1].images[0].get_array()[0, 0].tolist() == [10, 20, 0]
 
 
-def test_a_sheet_shows_pictures_at_their_own_size():
-    for side, shown in ((128, 128), (512, 128), (16, 64)):
+def test_a_sheet_shows_pictures_at_one_size():
+    for side in (128, 512, 16):
         figure = plots.sheet([[Image.new("RGB", (side, side))] * 3] * 2, ["first", "second"])
         figure.canvas.draw()
-        assert figure.axes[0].get_window_extent().width == pytest.approx(shown, rel=0.1)
+        assert figure.axes[0].get_window_extent().width == pytest.approx(128, rel=0.1)
         plt.close(figure)
 
 

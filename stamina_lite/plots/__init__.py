@@ -1,7 +1,15 @@
 """The figures: every function returns a matplotlib Figure, drawn from stored results alone."""
 
 from .attention import word_figure
-from .classes import accuracy_curves, accuracy_matrix, learned_and_kept, ranking
+from .classes import (
+    accuracy_curves,
+    accuracy_matrix,
+    head_accuracy,
+    learned_and_kept,
+    mask_overlap,
+    predictions,
+    ranking,
+)
 from .concepts import (
     accuracy,
     drift_sheet,
@@ -17,7 +25,7 @@ from .quiz import quiz
 from .style import colour
 
 __all__ = [
-    "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "drift_sheet", "forgetting", "learned_and_kept",
-    "load_masks", "load_results", "mask_panel", "mask_pictures", "plasticity", "quiz", "ranking", "run_sheet",
-    "sheet", "weight_change", "word_figure",
+    "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "drift_sheet", "forgetting", "head_accuracy",
+    "learned_and_kept", "load_masks", "load_results", "mask_overlap", "mask_panel", "mask_pictures", "plasticity",
+    "predictions", "quiz", "ranking", "run_sheet", "sheet", "weight_change", "word_figure",
 ]  # fmt: skip

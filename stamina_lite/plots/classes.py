@@ -1,6 +1,7 @@
 """Figures of stored runs of classes: every function returns a matplotlib Figure."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -9,9 +10,10 @@ from matplotlib.ticker import MaxNLocator
 
 from .. import measures
 from ..errors import UserError
+from ..images import open_image
 from ..measures.intervals import Number
 from ..methods.registry import REGISTRY, WITH_HEAD
-from .style import name_points
+from .style import mean_series, name_points, shade_range
 
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, by family
     "bounds": "#000000",
@@ -24,6 +26,12 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, by family
 FAMILY = {entry.method.name: entry.family for entry in REGISTRY if entry.classes is not None}
 FAMILY |= {"coda-p-slow-head": "prompts"}  # a row of the grid that is a method with other settings
 FAMILY |= {row: FAMILY[method] for row, (method, _) in WITH_HEAD.items()}
+HEADS, MARKERS = ("#000000", "#0072B2", "#E69F00", "#CC79A7"), "os^D"  # of the heads of a run
+MASK_LINES = (  # key, label and line of the shares of masks
+    ("open", "weights open", ":"),
+    ("overlap", "overlap with the task before", "o-"),
+    ("chance", "overlap of independent masks", "x--"),
+)
 LINES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (6, 2)))
 
 
@@ -48,29 +56,30 @@ def by_method(results: list[dict]) -> dict[str, list[dict]]:
     return groups
 
 
-def accuracy_matrix(result: dict) -> Figure:
+def accuracy_matrix(*results: dict) -> Figure:
     """R[t,i]: accuracy in percent on the classes of task i after task t, among all classes seen by then.
 
-    A column shows how a task is forgotten, the diagonal whether new tasks are learned.
+    A column shows how a task is forgotten, the diagonal whether new tasks are learned. Several runs stand side by side.
     """
-    R = result["accuracy"]
-    n = len(R[-1])
-    grid = torch.full((len(R), n), float("nan"))
-    for t, row in enumerate(R):
-        grid[t, : len(row)] = torch.tensor(row)
-    size = 0.42 * n + 1.8
-    figure, axis = plt.subplots(figsize=(size, 0.42 * len(R) + 1.4), layout="constrained")
-    image = axis.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-    if n <= 10:
+    n = max(len(r["accuracy"][-1]) for r in results)
+    rows = max(len(r["accuracy"]) for r in results)
+    side = min(0.6, 6 / (n * len(results))) if n <= 10 else 0.3  # inches of a cell
+    size = (max(side * n, 1.3) * len(results) + 1.4, max(side * rows, 0.4) + 0.9)
+    figure, axes = plt.subplots(1, len(results), figsize=size, squeeze=False, layout="constrained")
+    for axis, result in zip(axes[0], results, strict=True):
+        R = result["accuracy"]
+        grid = torch.full((len(R), len(R[-1])), float("nan"))
         for t, row in enumerate(R):
-            for i, value in enumerate(row):
-                axis.text(
-                    i, t, f"{value:.0f}", ha="center", va="center", color="white" if value < 60 else "black", size=8
-                )
-    axis.set(xlabel="Classes of task i", ylabel="After task t", title=result["method"])
-    axis.set_xticks(range(n), [str(i + 1) for i in range(n)])
-    axis.set_yticks(range(len(R)), [str(t + 1) for t in range(len(R))] if len(R) > 1 else ["all"])
-    figure.colorbar(image, ax=axis, label="Accuracy (%)")
+            grid[t, : len(row)] = torch.tensor(row)
+            for i, value in enumerate(row if n <= 10 else ()):
+                shade = "white" if value < 60 else "black"
+                axis.text(i, t, f"{value:.0f}", ha="center", va="center", color=shade, size=9 if side > 0.4 else 7)
+        image = axis.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        axis.set(xlabel="Classes of task i", title=result["method"])
+        axis.set_xticks(range(len(R[-1])), [str(i + 1) for i in range(len(R[-1]))])
+        axis.set_yticks(range(len(R)), [str(t + 1) for t in range(len(R))] if len(R) > 1 else ["all"])
+    axes[0, 0].set_ylabel("After task t")
+    figure.colorbar(image, ax=axes, label="Accuracy (%)")
     return figure
 
 
@@ -140,4 +149,62 @@ def learned_and_kept(results: list[dict]) -> Figure:
         raise UserError("no run has learned a second task, so nothing can be forgotten yet: let one go on")
     name_points(axis, means)
     axis.set(xlabel="Accuracy of a task just learned, mean (%)", ylabel="F_N (points lost from task to task)")
+    return figure
+
+
+def head_accuracy(results: list[dict]) -> Figure:
+    """A_N of every head: a row for each run, whose heads all read the same weights."""
+    heads = list(dict.fromkeys(head for r in results for head in r["heads"]))
+    figure, axis = plt.subplots(figsize=(6.8, 0.6 * len(results) + 1.2), layout="constrained")
+    for k, head in enumerate(heads):
+        rows = [y for y, r in enumerate(results) if head in r["heads"]]
+        values = [results[y]["heads"][head]["a_n"] for y in rows]
+        heights = [y + 0.16 * (k - (len(heads) - 1) / 2) for y in rows]
+        axis.plot(values, heights, MARKERS[k % 4], color=HEADS[k % 4], label=head, markersize=7)
+    axis.set_yticks(range(len(results)), [r["method"] for r in results])
+    axis.set(xlabel="A_N (%)", ylabel="Weights trained by", xlim=(0, None), ylim=(len(results) - 0.5, -0.5))
+    axis.grid(axis="x", color="#EEEEEE")
+    axis.legend(frameon=False, title="head", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def mask_overlap(results: list[dict]) -> Figure:
+    """By task: the share of weights that the masks open, their overlap with the task before, and that of chance.
+
+    Mean over runs, the range is shaded. Raises UserError if no run has masks.
+    """
+    masked = [r for r in results if any(r["mask_overlap"])]
+    if not masked:
+        raise UserError("no run has masks of two tasks: choose a method with masks")
+    series = {"open": [r["mask_density"] for r in masked]}
+    for key in ("overlap", "chance"):
+        series[key] = [[float("nan"), *(pair[key] for pair in r["mask_overlap"][1:])] for r in masked]
+    figure, axis = plt.subplots(figsize=(6.8, 3.2), layout="constrained")
+    for (key, label, mark), shade in zip(MASK_LINES, ("#999999", COLOURS["STAMINA"], "#000000"), strict=True):
+        x, mean = mean_series(series[key])
+        axis.plot(x, mean, mark, color=shade, label=label, markersize=5)
+        shade_range(axis, series[key], shade)
+    axis.set(xlabel="Task", ylabel="Share", ylim=(0, None))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9)
+    return figure
+
+
+def predictions(found: list[dict]) -> Figure:
+    """Image files beside the probabilities of their classes, as `Predictor.predict_files` gives them."""
+    size = (6.8, 1.6 * len(found) + 0.4)
+    figure, axes = plt.subplots(len(found), 2, figsize=size, squeeze=False, width_ratios=(1, 2.6), layout="constrained")
+    for (left, right), prediction in zip(axes, found, strict=True):
+        with open_image(prediction["file"]) as image:
+            left.imshow(image.convert("RGB"))
+        left.set(xticks=[], yticks=[])
+        left.set_title("/".join(Path(prediction["file"]).parts[-2:]), fontsize=9)
+        left.spines[:].set_visible(False)
+        names = [c["name"] for c in prediction["classes"]]
+        bars = right.barh(names, [c["probability"] for c in prediction["classes"]], color=COLOURS["adapters"])
+        right.bar_label(bars, fmt="%.2f", padding=3)
+        right.set(xlim=(0, 1.12), xticks=[0, 0.5, 1])
+        right.invert_yaxis()
+        right.spines[["top", "right"]].set_visible(False)
+    axes[-1, 1].set_xlabel("Probability")
     return figure

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..runs.files import read_json
 from .style import COLOURS, add_legend, colour, mean_series, running_mean, shade_range
 
-SIDES = (64, 128)  # smallest and largest side, in px, at which an image of a sheet is shown
+SIDE = 128  # in px, at which an image of a sheet is shown
 SERIES = ("tasks", "plasticity", "weight_change", "step_change", "mmd", "mask_density")
 
 
@@ -117,15 +117,14 @@ def then_and_now(results: dict) -> list[tuple[float, float]]:
 
 
 def sheet(rows: list[list[Image.Image]], titles: list[str], headings: Iterable[str] = ()) -> Figure:
-    """Rows of images with titles, each image at about its own size within SIDES. Rows may differ in length.
+    """Rows of images with titles, each image about SIDE wide. Rows may differ in length.
 
     headings: of the columns, above the first row.
     """
-    columns, side = max(len(row) for row in rows), max(picture.width for row in rows for picture in row)
-    dots = min(max(side, SIDES[0]), SIDES[1])  # to the inch, which a picture takes
+    columns = max(len(row) for row in rows)
     beside = max(1.2, 0.4 + 0.08 * max(map(len, titles)))  # inches that titles take
     size = columns + beside, len(rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=size, dpi=dots, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, dpi=SIDE, squeeze=False, layout="constrained")
     for line, row, title in zip(axes, rows, titles, strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[])

@@ -5,6 +5,7 @@ the same ones in all runs. Rows are compared between runs of the same seed, in t
 single run covers the variation of classes only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,12 +167,12 @@ PAIRS += [(f"{name}-means", name) for name in (C_LORA, STAMINA)] + [
 PAIRS += [(f"{STAMINA}-means", f"{C_LORA}-means"), ("ub", f"{STAMINA}-means")]
 
 
-def pair_table(samples: Bootstrap) -> str:
+def pair_table(samples: Bootstrap, pairs: Sequence[tuple[str, str]] = PAIRS) -> str:
     """Differences of pairs of rows: A_N in points (positive favours the first) and F_N (negative favours the first)."""
     lengths = samples.lengths
     head = ["", *(f"A_N, {n} tasks" for n in lengths), *(f"F_N, {n} tasks" for n in lengths)]
     lines = []
-    for row, other in PAIRS:
+    for row, other in pairs:
         gaps = [samples.difference(row, other, n, measure) for measure in ("a_n", "f_n") for n in lengths]
         if any(gaps):
             lines.append([f"{row} less {other}", *(shown(gap, 1) for gap in gaps)])

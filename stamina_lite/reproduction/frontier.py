@@ -204,7 +204,7 @@ def norm_curves(found: list[StoredRun]) -> Figure:
     methods = p.methods()
     columns = min(PANELS, len(methods))
     lines = ceil(len(methods) / columns)
-    size = (2.6 * columns, 2.8 * lines)
+    size = (max(6.4, 2.6 * columns), 2.8 * lines)
     figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis in axes.flat[len(methods) :]:
         axis.remove()

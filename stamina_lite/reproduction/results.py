@@ -65,6 +65,11 @@ def of_row(found: list[StoredRun], row: str) -> list[StoredRun]:
     return [f for f in found if f.run.row == row and f.results]
 
 
+def of_methods(found: list[StoredRun], *methods: str) -> list[StoredRun]:
+    """The runs of some methods, at any strength: rows METHOD and METHOD@STRENGTH."""
+    return [f for f in found if f.run.row.partition("@")[0] in methods]
+
+
 def tidy(found: list[StoredRun], stage: int | None = None) -> pd.DataFrame:
     """A line for every concept of every finished run.
 
