@@ -8,7 +8,7 @@
 A folder of runs has its grid's name. Of every run, run.json, results.json and its checksums are stored in results/; of
 concepts, for the first seed in the set's own order, a few images of an early, a middle and a late person and waterfall.
 Failed runs are not stored. Then every table between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written from
-results/, and the figures of the grids named, or of all.
+results/, and the figures of the grids named, or of all; of the frontier the report, too.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from stamina_lite import concepts, plots
 from stamina_lite.diffusion.concepts import training_images
 from stamina_lite.reproduction import claims, class_claims, figures, frontier
 from stamina_lite.reproduction.grids import CHECKSUM_FILE, load_grid
+from stamina_lite.reproduction.report import write_report
 from stamina_lite.reproduction.results import StoredRun, read_runs, rows_of
 from stamina_lite.runs.files import read_json
 
@@ -217,6 +218,7 @@ def main() -> None:
     if FRONTIER in found:
         figures_of_frontier(found[FRONTIER], RESULTS / FRONTIER)
         figure_of_drift(RESULTS / "drift", RESULTS / FRONTIER)
+        write_report([RESULTS / FRONTIER], RESULTS / f"report-{FRONTIER}.html")
     if SMALL in found:
         every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], training_images(concepts("mini10"), 2))
         save(every, RESULTS / SMALL / "gallery.png", 50)

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -235,10 +236,18 @@ def test_figures_show_every_row_that_can_be_shown(home, grid):
     assert [line.get_label() for line in curves.lines[:2]] == ["c-lora", "stamina"]
     assert list(curves.lines[0].get_xdata()) == [5.5, 10.5, 15.5]
     assert curves.lines[0].get_ydata()[0] > 0.55 > 0.25 > curves.lines[0].get_ydata()[-1]
+    short = [replace(f, results={**f.results, "tasks": f.results["tasks"][:4]}) for f in found if f.results]
+    points = figures.gain_by_task(short, ["c-lora"]).axes[0].lines[0].get_xdata()
+    assert list(points) == [1.5, 2.5, 3.5], "a short sequence has several points"
     plane = figures.plane(found).axes[0]
     assert {t.get_text() for t in plane.texts} == {"ti++", "lora-alone", "c-lora", "stamina"}
     left, right = figures.masks(found).axes
     assert set(left.lines[0].get_ydata()) == {0.1} and right.lines[0].get_ydata()[-1] == pytest.approx(0.2)
+    pairs = [("stamina", "c-lora"), ("stamina", "lora")]  # no run of lora is stored
+    a_mmd, f_mmd, _ = figures.differences(found, pairs).axes
+    assert [t.get_text() for t in a_mmd.get_yticklabels()] == ["stamina less c-lora", "stamina less lora"]
+    points = [float(axis.lines[0].get_xdata()[0]) for axis in (a_mmd, f_mmd)]
+    assert points == pytest.approx([-0.2, -0.3], abs=0.01) and len(a_mmd.containers) == 1
     plt.close("all")
 
 
@@ -373,6 +382,8 @@ def test_a_gallery_shows_the_same_concepts_of_every_row_that_kept_pictures(home,
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes[:14]]
     assert shown == [200, 200, 201, 201, 210, 210, 211, 211, 218, 218, 219, 219, 0, 1]
     assert [axis.get_ylabel() for axis in figure.axes[::12]] == ["real", "c-lora", "stamina"]
+    two = figures.side_by_side(found, home, 1, names=["c10", "c19"]).axes
+    assert [axis.images[0].get_array()[0, 0, 0] for axis in two] == [20, 50, 120, 150]
     plt.close("all")
 
 

@@ -14,8 +14,12 @@ from PIL import Image
 from test_plots import made_up
 
 from stamina_lite.errors import UserError
+from stamina_lite.reproduction import frontier
 from stamina_lite.reproduction.comparison import compare
-from stamina_lite.reproduction.report import MEASURES, write_report
+from stamina_lite.reproduction.grids import PRESETS
+from stamina_lite.reproduction.page import from_markdown
+from stamina_lite.reproduction.report import MEASURES, OPEN, write_report
+from stamina_lite.reproduction.results import read_runs
 
 
 def write_run(folder, results=None, **about):
@@ -174,7 +178,7 @@ def test_two_runs_are_compared_concept_by_concept(tmp_path):
     noisy = [value + (0.3 if k % 2 else -0.3) for k, value in enumerate(better[:-1])]
     write_run(tmp_path / "b", measured("lora", n, a_mmd_each=worse, f_mmd_each=noisy, concept_accuracy_each=[0.1] * n))
     page = Page(write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "r.html").read_text())
-    assert "-0.50\u00a0[-0.50,\u00a0-0.50]" in page.text and "First: a. Second: b." in page.text
+    assert "-0.50 [-0.50, -0.50]" in page.text and "First: a. Second: b." in page.text
     table = {
         row[0]: row[1:] for row in compare(*(json.loads((tmp_path / x / "results.json").read_text()) for x in "ab"))
     }
@@ -209,3 +213,25 @@ def test_runs_of_a_grid_have_its_verdicts_in_front(tmp_path):
     page = Page(write_report([tmp_path / "claim10"], tmp_path / "r.html").read_text(encoding="utf-8"))
     assert page.open == [] and page.text.index("Grid claim10") < page.text.index("Measures\n")
     assert "Claims of the papers" in page.text and "inconclusive" in page.text
+
+
+def test_many_runs_are_folded_and_have_no_sheet(tmp_path):
+    for k in range(OPEN + 1):
+        write_run(tmp_path / f"run-{k}", measured())
+    html = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert html.count('class="gallery"') == OPEN + 1 and "Pictures just after learning" not in html
+    assert "<summary>run-0</summary>" in html and "<h2>run-0</h2>" not in html
+
+
+def test_the_stored_report_has_every_stored_run_and_the_numbers_of_the_tables():
+    results = Path(__file__).parents[1] / "results"
+    html = (results / "report-frontier.html").read_text(encoding="utf-8")
+    for run in sorted((results / "frontier").glob("*/run.json")):
+        assert f"<summary>frontier/{run.parent.name}</summary>" in html, "run python studies/publish.py"
+    found = read_runs(results / "frontier", PRESETS / "frontier.yaml")
+    for table in (frontier.frontier_table(found), frontier.gaps_table(found)):
+        assert all(line in html for line in from_markdown(table, "").split("<tr>")[1:-1]), (
+            "run python studies/publish.py"
+        )
+    assert len(re.findall("<img ", html)) == len(re.findall('<img alt="[^"]+"', html))
+    assert len(html) < 10_000_000

@@ -122,9 +122,9 @@ def sheet(rows: list[list[Image.Image]], titles: list[str], headings: Iterable[s
     headings: of the columns, above the first row.
     """
     columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(columns + 1.2, len(rows)), dpi=SIDE, squeeze=False, layout="constrained"
-    )
+    beside = max(1.2, 0.4 + 0.08 * max(map(len, titles)))  # inches that titles take
+    size = columns + beside, len(rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, dpi=SIDE, squeeze=False, layout="constrained")
     for line, row, title in zip(axes, rows, titles, strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[])

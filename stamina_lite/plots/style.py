@@ -9,7 +9,7 @@ from ..methods.registry import REGISTRY
 
 # Rows of a grid that are a method with other settings
 ROWS = {"c-lora-weak": "#9ECAE1", "c-lora-strong": "#08306B", "stamina-cool": "#FF9E6D"}
-ROWS |= {"stamina-sparse": "#F0A07A"}
+ROWS |= {"stamina-sparse": "#882255"}
 COLOURS = {entry.method.name: entry.colour for entry in REGISTRY if entry.colour}
 RUNNING = 5  # tasks in a running mean
 INSIDE = 8  # entries of a legend that have room within the axes

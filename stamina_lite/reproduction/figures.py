@@ -12,33 +12,39 @@ from ..errors import UserError
 from ..measures.intervals import Number, mean_interval, number
 from ..plots.concepts import kept_pictures, sheet
 from ..plots.style import colour, name_points
-from .results import TOKEN, StoredRun, by_concept, gain, gains_by_task, of_row, rows_of, tidy
+from .results import TOKEN, StoredRun, by_concept, difference, gain, gains_by_task, of_row, rows_of, tidy
 
-WINDOW = 10  # tasks in a point of a curve
+WINDOW = 10  # tasks in a point of a curve, at most half of all
+COMPARED = (  # measure, label of its axis, scale
+    ("a_mmd", "Difference of A_mmd", 1),
+    ("f_mmd", "Difference of F_mmd", 1),
+    ("accuracy", "Difference of accuracy, points", 100),
+)
 
 
 def gain_by_task(found: list[StoredRun], rows: Sequence[str]) -> Figure:
     """Gain over the token alone just after learning, by task: a decrease is saturation.
 
-    A point is the mean over ten tasks and all runs, the band its 95 % interval over concepts. At zero (grey line) a
+    A point is the mean over WINDOW tasks and all runs, the band its 95 % interval over concepts. At zero (grey line) a
     method learns no more than the token alone.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     frame = tidy(found)
+    window = max(1, min(WINDOW, int(frame["task"].max()) // 2))
     for row in rows:
         tasks = gains_by_task(frame, row)
         middles, means, lows, highs = [], [], [], []
-        for start in range(0, len(tasks) - WINDOW + 1, WINDOW // 2):
-            pooled = [value for at in tasks[start : start + WINDOW] for value in at]
+        for start in range(0, len(tasks) - window + 1, max(1, window // 2)):
+            pooled = [value for at in tasks[start : start + window] for value in at]
             low, high = mean_interval(pooled)
-            middles.append(start + (WINDOW + 1) / 2)
+            middles.append(start + (window + 1) / 2)
             means.append(sum(pooled) / len(pooled))
             lows.append(low)
             highs.append(high)
         axis.plot(middles, means, color=colour(row), label=row, marker=".")
         axis.fill_between(middles, lows, highs, color=colour(row), alpha=0.15, linewidth=0)
     axis.axhline(0, color="#777777", linewidth=0.8)
-    axis.set(xlabel=f"Task t (means of {WINDOW})", ylabel=f"Gain: MMD² of {TOKEN} less that of the method")
+    axis.set(xlabel=f"Task t (means of {window})", ylabel=f"Gain: MMD² of {TOKEN} less that of the method")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False)
     return figure
@@ -74,21 +80,46 @@ def error_bar(value: Number) -> list[list[float]]:
     return [[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]]
 
 
+def differences(found: list[StoredRun], pairs: Sequence[tuple[str, str]]) -> Figure:
+    """Differences of pairs of rows, concept by concept, with 95 % intervals: A_mmd, F_mmd and accuracy.
+
+    Left of the grey line, of accuracy right of it, the first row of a pair is better.
+    """
+    size = (9, 1 + 0.26 * len(pairs))
+    figure, axes = plt.subplots(1, len(COMPARED), figsize=size, sharey=True, layout="constrained")
+    frame = tidy(found)
+    for axis, (measure, label, scale) in zip(axes, COMPARED, strict=True):
+        for place, (row, other) in enumerate(pairs):
+            gap = difference(frame, row, other, measure)
+            if gap:
+                gap = Number(scale * gap.mean, scale * gap.low, scale * gap.high)
+                shade = colour(other.partition("@")[0])
+                axis.errorbar(gap.mean, place, xerr=error_bar(gap), color=shade, marker="o", markersize=4)
+        axis.axvline(0, color="#777777", linewidth=0.8)
+        axis.set_xlabel(label, fontsize=9)
+    axes[0].set_yticks(range(len(pairs)), [f"{row} less {other}" for row, other in pairs], fontsize=8)
+    axes[0].set_ylim(len(pairs) - 0.5, -0.5)
+    return figure
+
+
 def side_by_side(
-    found: list[StoredRun], home: Path, columns: int = 2, real: Mapping[str, list[Image]] | None = None
-) -> Figure:
+    found: list[StoredRun], home: Path, columns: int = 2, real: Mapping[str, list[Image]] | None = None,
+    names: Sequence[str] = (),
+) -> Figure:  # fmt: skip
     """Images of the same concepts by the final model of every row with stored images, from the same noise.
 
     Args:
         home: the folder of the runs. Runs with another order of concepts than the first are left out.
-        columns: images of each of the `early_middle_late` concepts.
+        columns: images of each concept.
         real: training images of the concepts, shown in the first line.
+        names: the concepts; by default those of `early_middle_late`.
     """
     stored = [f for f in found if f.results and (home / f.run.name / "images").is_dir()]
     if not stored:
         raise UserError(f"no pictures are stored in {home}: run its grid first")
     tasks = stored[0].results["tasks"]
-    stored, names = [f for f in stored if f.results["tasks"] == tasks], early_middle_late(tasks)
+    stored, names = [f for f in stored if f.results["tasks"] == tasks], names or early_middle_late(tasks)
+    stored.sort(key=lambda f: rows_of(found).index(f.run.row))
     lines = [[p for n in names for p in kept_pictures(home / f.run.name, len(tasks), n)[:columns]] for f in stored]
     titles = [f.run.row for f in stored]
     if real:

@@ -6,6 +6,7 @@ the tasks. Intervals are 95 % bootstraps over concepts, with the same resamples 
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +24,8 @@ LATE = 3  # the last 1/LATE of the tasks are late
 RESAMPLES = 2000
 LEVELS = 20  # of forgetting, at which two frontiers are compared
 BRIEF = "row", "less that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"  # columns of the README's table
+FINAL = {"a_mmd": "A_mmd", "accuracy": "Accuracy at the end"}  # labels of axes
+PANELS = 4  # side by side
 CHI2 = 5.991  # 95 % of two degrees of freedom
 
 
@@ -178,8 +181,8 @@ def plane(found: list[StoredRun]) -> Figure:
         shade = colour(row.partition("@")[0])
         axis.add_patch(region(p.forgetting[row][1:], up[row][1:], centre, shade))
         axis.plot(*centre, "o" if "@" in row else "D", color=shade, markersize=4)
-        text = row.partition("@")[2] or row
-        axis.annotate(text, centre, (4, 4), textcoords="offset points", fontsize=7, color=shade)
+        text = f"{float(row.partition('@')[2]):g}" if "@" in row else row
+        axis.annotate(text, centre, (4, 4), textcoords="offset points", fontsize=7, color="#333333")
     for method in p.methods():
         rows = p.curve(method)
         x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, up))
@@ -199,15 +202,21 @@ def norm_curves(found: list[StoredRun]) -> Figure:
     """
     p, frame = points(found), norms(found)
     methods = p.methods()
-    size = (max(6.4, 2.6 * len(methods)), 2.8)
-    figure, axes = plt.subplots(1, len(methods), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, method in zip(axes[0], methods, strict=True):
+    columns = min(PANELS, len(methods))
+    lines = ceil(len(methods) / columns)
+    size = (max(6.4, 2.6 * columns), 2.8 * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(methods) :]:
+        axis.remove()
+    for axis, method in zip(axes.flat, methods, strict=False):
         rows = p.curve(method)
         for k, row in enumerate(rows, 1):
-            axis.plot(frame.index, frame[row], color=colour(method), alpha=k / len(rows), label=row.partition("@")[2])
+            strength = f"{float(row.partition('@')[2]):g}"
+            axis.plot(frame.index, frame[row], color=colour(method), alpha=k / len(rows), label=strength)
         axis.set(title=method, xlabel="Task", yscale="log")
-        axis.legend(frameon=False, fontsize=7)
-    axes[0][0].set_ylabel("Norm of the update, ‖ΔW_t‖")
+        axis.legend(edgecolor="none", fontsize=7)
+    for line in axes:
+        line[0].set_ylabel("Norm of the update, ‖ΔW_t‖")
     return figure
 
 
@@ -232,6 +241,6 @@ def by_strength(found: list[StoredRun], measure: str) -> Figure:
         axis.plot(strengths, means, color=colour(method), label=method, marker=".")
         low, high = ([getattr(v, side) if v else float("nan") for v in values] for side in ("low", "high"))
         axis.fill_between(strengths, low, high, color=colour(method), alpha=0.12, linewidth=0)
-    axis.set(xscale="log", xlabel="Strength: λ_forget, or the exponent of scaled merging", ylabel=measure)
+    axis.set(xscale="log", xlabel="Strength: λ_forget, or the exponent of scaled merging", ylabel=FINAL[measure])
     axis.legend(frameon=False, fontsize=8)
     return figure

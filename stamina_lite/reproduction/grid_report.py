@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 
 from . import claims, class_claims, frontier
-from .figures import gain_by_task, masks
+from .figures import gain_by_task, masks, side_by_side
 from .figures import plane as gain_plane
 from .grids import CHECKSUM_FILE, PRESETS, load_grid
 from .page import from_markdown, inline
@@ -41,6 +41,11 @@ def grid_report(folder: Path) -> str:
         drawn += inline(
             frontier.norm_curves(found), "Norm of each task's update; the fainter the line, the lower the strength."
         )
+        drawn += inline(frontier.by_strength(found, "a_mmd"), "A_mmd at the end against the strength; lower is better.")
+        drawn += inline(frontier.by_strength(found, "accuracy"), "Accuracy at the end against the strength.")
+        if any((folder / run.run.name / "images").is_dir() for run in finished):
+            caption = "Early, middle and late concepts as the final models draw them, from the same noise."
+            drawn += inline(side_by_side(found, folder, 1), caption)
     else:
         tables, drawn = claims.blocks(folder, file), claim_figures(found)
     shown = [
@@ -49,7 +54,9 @@ def grid_report(folder: Path) -> str:
         if tables.get(name)
     ]
     state = claims.missing(found, load_grid(file))
-    return f"<h2>Grid {escape(file.stem)}</h2><p>{escape(state)}</p>{''.join(shown)}{drawn}"
+    brief = f"{state.partition(' runs')[0]} runs are stored."
+    state = f"<details><summary>{brief}</summary><p>{escape(state)}</p></details>"
+    return f"<h2>Grid {escape(file.stem)}</h2>{state}{''.join(shown)}{drawn}"
 
 
 def claim_figures(found: list[StoredRun]) -> str:

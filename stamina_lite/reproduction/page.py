@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import re
 from collections.abc import Iterable
 from html import escape
 
@@ -16,30 +15,39 @@ from PIL import Image
 from ..errors import UserError
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums } img { max-width: 100% }
-.wide { overflow-x: auto } .wide:focus-visible, a:focus-visible { outline: 2px solid #0072b2 }
-th, td { border-bottom: 1px solid #d0d0d0; padding: .25rem .75rem; text-align: right } figure { margin: 1.5rem 0 }
-th:first-child, td:first-child { text-align: left } td:first-child, small { overflow-wrap: anywhere }
-td:first-child { min-width: 7rem }
-figcaption, small { color: #555 } h1, h2, h3 { overflow-wrap: anywhere }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+p, ul, figcaption { max-width: 64rem } img { max-width: 100% } h1, h2, h3, small { overflow-wrap: anywhere }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .875rem; font-variant-numeric: tabular-nums }
+.wide { overflow-x: auto } :focus-visible { outline: 2px solid #0072b2 }
+th, td { border-bottom: 1px solid #d0d0d0; padding: .25rem .5rem; text-align: right } td { white-space: nowrap }
+th:first-child, td:first-child, td.long { text-align: left }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 14rem }
+details th, details td { text-align: left; white-space: normal }
+figure { margin: 1.5rem 0 } figcaption, small { color: #555 } summary { cursor: pointer; overflow-wrap: anywhere }
+@media (min-width: 50rem) { th:first-child, td:first-child { position: sticky; left: 0; background: #fff } }
+@media (max-width: 40rem) { .wide > img { max-width: none; min-width: 34rem } td:first-child { white-space: normal } }
 @media print {
-  body { max-width: none; margin: 0; font-size: 11px } .wide { overflow: visible } figure { break-inside: avoid }
+  body { max-width: none; margin: 0; padding: 0; font-size: 11px } table { font-size: 7px } .wide { overflow: visible }
+  th, td { padding: .1rem .2rem; position: static !important } td.long { min-width: 0 }
+  td:first-child { white-space: normal; min-width: 8rem } figure, tr { break-inside: avoid }
+  figure img { max-height: 24cm } h2, h3 { break-after: avoid }
 }
 """
+LONG = 48  # characters of a cell that may be broken
 
 
 def table(head: list, rows: list[list], caption: str) -> str:
     """A table that scrolls sideways where the page is narrow. caption: its name for screen readers."""
     lines = ["".join(f'<th scope="col">{escape(str(x))}</th>' for x in head)]
-    lines += ["".join(f"<td>{escape(unbroken(str(x)))}</td>" for x in row) for row in rows]
+    lines += ["".join(cell(str(x)) for x in row) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide" role="region" tabindex="0" aria-label="{escape(caption)}"><table>{body}</table></div>'
 
 
-def unbroken(text: str) -> str:
-    """A number with its interval, kept on one line; other text as it is."""
-    return text.replace(" ", "\u00a0") if re.fullmatch(r"[-\d.]+ \[[-\d., ]+\]", text) else text
+def cell(text: str) -> str:
+    """A cell of a table; only long text is broken into lines."""
+    kind = ' class="long"' if len(text) > LONG else ""
+    return f"<td{kind}>{escape(text)}</td>"
 
 
 def from_markdown(text: str, caption: str) -> str:
@@ -68,7 +76,8 @@ def inline(figure: Figure, caption: str) -> str:
         link = f' <a download="data.csv" href="data:text/csv;base64,{rows}">Data (CSV)</a>'
     plt.close(figure)
     image = f'<img alt="{escape(caption)}" src="data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}{link}</figcaption></figure>"
+    wide = f'<div class="wide" role="region" tabindex="0" aria-label="Figure">{image}</div>'
+    return f"<figure>{wide}<figcaption>{escape(caption)}{link}</figcaption></figure>"
 
 
 def data_of(figure: Figure) -> str:

@@ -19,6 +19,7 @@ for (const box of document.querySelectorAll('.gallery')) {
     slider.max = own.length - 1
     for (const f of figures) f.hidden = f !== own[slider.value]
     task.value = own[slider.value].dataset.task
+    slider.setAttribute('aria-valuetext', `after task ${task.value}`)
   }
   menu.onchange = () => { slider.value = 0; show() }
   slider.oninput = show

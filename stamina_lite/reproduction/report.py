@@ -45,6 +45,7 @@ MEASURES = {
 }
 CONCEPTS = ["Run", "Method", "Seed", "Concepts", *(name for name, _ in MEASURES.values())]
 CONCEPTS += ["Trained", "Added", "Time", "Memory"]
+OPEN = 6  # runs whose details are unfolded
 FIGURES = (
     (
         plots.weight_change,
@@ -106,11 +107,14 @@ def write_report(runs: Iterable[Path | str], out: Path | str, tables: Path | Non
     concepts, classes = ([run for run in found if run.classes is kind] for kind in (False, True))
     groups = comparable(concepts)
     sections = [grid_report(folder) for folder in folders]
-    sections += [overview(concepts, home), comparison(groups, home), *(figures(group) for group in groups)]
+    alike = [group for group in groups if not of_strengths(group)]
+    sections += [overview(concepts, home), comparison(groups, home), *(figures(group) for group in alike)]
     of_classes = [(place(run, home), run.about, run.results) for run in classes]
     sections += [class_report.overview(of_classes)]
     sections += [class_report.figures(group[0].about, [run.results for run in group]) for group in comparable(classes)]
-    sections += [unfinished(found, home), notebook_list(notebooks, home), *(details(run, home) for run in found)]
+    sections += [unfinished(found, home), notebook_list(notebooks, home)]
+    sections += ["<h2>Runs</h2>"] if len(found) > OPEN else []
+    sections += [details(run, home, len(found) <= OPEN) for run in found]
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>stamina-lite report</title><style>{STYLE}</style></head>
@@ -180,6 +184,11 @@ def comparable(runs: list[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
+def of_strengths(runs: list[Run]) -> bool:
+    """Whether some are runs of one method at several strengths: figures by method would average them."""
+    return any("@" in (verify_checksum(run.folder) or {}).get("row", "") for run in runs)
+
+
 def rows_of_measures(runs: list[Run], home: Path) -> list[list[str]]:
     """Rows of the table of measures, of the runs that have results."""
     return [
@@ -245,12 +254,12 @@ def notebook_list(notebooks: list[Path], home: Path) -> str:
     return f"<h2>Notebooks</h2>{bullets(links)}" if links else ""
 
 
-def details(run: Run, home: Path) -> str:
-    """A run's pictures, masks, settings and versions."""
-    parts = [f"<h2>{escape(place(run, home))}</h2>"]
+def details(run: Run, home: Path, unfolded: bool) -> str:
+    """A run's pictures, masks, settings and versions; unfolded with a sheet, folded with the gallery alone."""
+    parts = []
     if run.finished:
         names = [name for name in early_middle_late(run.results["tasks"]) if any(run.folder.glob(f"images/*/{name}"))]
-        if names:
+        if names and unfolded:
             stages = ("learned", "final") if run.results["plasticity"][0] is not None else ("final",)  # joint methods
             sheet = plots.run_sheet(run.folder, names, stages)
             parts.append(inline(sheet, "Pictures just after learning, and at the end."))
@@ -266,7 +275,10 @@ def details(run: Run, home: Path) -> str:
         for key, value in flat(run.about)
     ]
     settings = table(["name", "value"], rows, "Settings and versions")
-    return "".join(parts) + f"<details><summary>Settings and versions</summary>{settings}</details>"
+    name, text = escape(place(run, home)), "".join(parts)
+    if unfolded:
+        return f"<h2>{name}</h2>{text}<details><summary>Settings and versions</summary>{settings}</details>"
+    return f"<details><summary>{name}</summary>{text}{settings}</details>"
 
 
 def flat(content: dict, prefix: str = "") -> list[tuple[str, object]]:
@@ -283,4 +295,4 @@ def place(run: Run, home: Path) -> str:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}" if abs(value) >= 0.01 or not value else f"{value:.2g}"
