@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stamina_lite import ContinualLearner, Evaluation, concepts, load_base, run_sequence
 from stamina_lite.core.layers import AdaptedWeight
@@ -25,6 +26,7 @@ from stamina_lite.runs.versions import versions
 SET, PICTURES, LATE = "tune20", 16, 3
 COMMON = {"steps": 60, "lr": 0.01, "lambda_forget": 10.0}
 MASKED = {**COMMON, "lambda_sparse": 0.001}
+COLOURS = ("#D55E00", "#000000", "#0072B2", "#009E73", "#CC79A7")  # of Okabe and Ito
 AS_IS = "as it is"  # the variant that the others are compared with
 
 
@@ -103,14 +105,16 @@ def variants_table(report: dict) -> str:
 def variants_figure(report: dict) -> Figure:
     """Share of open weights and norm of the update, by task, a line a variant."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for name, row in report["rows"].items():
+    for (name, row), shade in zip(report["rows"].items(), COLOURS, strict=False):
         tasks = range(1, len(row["step_change"]) + 1)
         if row["mask_density"][0] is not None:
-            left.plot(tasks, [100 * share for share in row["mask_density"]], label=name)
+            left.plot(tasks, [100 * share for share in row["mask_density"]], color=shade, label=name)
         else:
-            left.plot([], [], label=name)
-        right.plot(tasks, row["step_change"])
-    left.set(xlabel="Task", ylabel="Weights that the mask leaves open (%)", ylim=(0, None))
+            left.plot([], [], color=shade, label=name)
+        right.plot(tasks, row["step_change"], color=shade)
+    for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set(xlabel="Task", ylabel="Open weights (%)", ylim=(0, None))
     right.set(xlabel="Task", ylabel="Norm of the update, ‖ΔW_t‖", yscale="log")
     figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     return figure
