@@ -54,7 +54,7 @@ AT_ONE_STRENGTH = [
     )
     for x in STRENGTHS
 ]  # fmt: skip
-IN_README = ("lora-alone", "lora", "ti++", *(f"c-lora@{x}" for x in (1, 10, 100, 1000)), "stamina-random-mask@10")
+IN_README = ("lora-alone", *(f"c-lora@{x}" for x in (1, 10, 100, 1000)), "stamina-random-mask@10")
 IN_README += tuple(f"{name}@{x}" for name in ("stamina", "stamina-no-mask") for x in STRENGTHS)
 MASKED = "stamina@10"  # the row of the frontier whose masks are shown
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
@@ -77,7 +77,8 @@ STUDIES = {  # block -> the table of a study, and its file in results/
     "shared_words": (shared_words.words_table, "shared_words.json"),
     "together": (pairs.together_table, "pairs/pairs.json"),
 }
-FEW = "\n\nThese intervals are over five or six concepts: a bootstrap of so few values is not reliable."
+FEW_CONCEPTS = ("past", "search", "steps", "frontier_speed")
+FEW = "\n\nThese intervals are over four to six concepts: a bootstrap of so few values is not reliable."
 
 
 def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
@@ -94,7 +95,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
-            found[name] = make(read_json(results / file)) + (FEW if name in ("past", "search", "steps") else "")
+            found[name] = make(read_json(results / file)) + (FEW if name in FEW_CONCEPTS else "")
     for name, folder, measure, digits in (
         ("tuning", "tuning", "a_mmd", 2),
         ("rates", "tuning-rates", "a_mmd", 2),

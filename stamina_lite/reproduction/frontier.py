@@ -182,7 +182,8 @@ def plane(found: list[StoredRun]) -> Figure:
         axis.add_patch(region(p.forgetting[row][1:], up[row][1:], centre, shade))
         axis.plot(*centre, "o" if "@" in row else "D", color=shade, markersize=4)
         text = f"{float(row.partition('@')[2]):g}" if "@" in row else row
-        axis.annotate(text, centre, (4, 4), textcoords="offset points", fontsize=7, color="#333333")
+        below = p.methods().index(row.partition("@")[0]) % 2 if "@" in row else 0
+        axis.annotate(text, centre, (4, -10 if below else 4), textcoords="offset points", fontsize=7, color="#333333")
     for method in p.methods():
         rows = p.curve(method)
         x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, up))
@@ -214,7 +215,7 @@ def norm_curves(found: list[StoredRun]) -> Figure:
             strength = f"{float(row.partition('@')[2]):g}"
             axis.plot(frame.index, frame[row], color=colour(method), alpha=k / len(rows), label=strength)
         axis.set(title=method, xlabel="Task", yscale="log")
-        axis.legend(edgecolor="none", fontsize=7)
+        axis.legend(title="strength", title_fontsize=7, edgecolor="none", fontsize=7)
     for line in axes:
         line[0].set_ylabel("Norm of the update, ‖ΔW_t‖")
     return figure
