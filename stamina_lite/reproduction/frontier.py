@@ -215,7 +215,8 @@ def norm_curves(found: list[StoredRun]) -> Figure:
             strength = f"{float(row.partition('@')[2]):g}"
             axis.plot(frame.index, frame[row], color=colour(method), alpha=k / len(rows), label=strength)
         axis.set(title=method, xlabel="Task", yscale="log")
-        axis.legend(title="strength", title_fontsize=7, edgecolor="none", fontsize=7)
+        axis.legend(title="strength", title_fontsize=7, frameon=False, fontsize=7, loc="upper right", ncols=2)
+    axes[0][0].set_ylim(top=8 * frame.max().max())  # room for the legends
     for line in axes:
         line[0].set_ylabel("Norm of the update, ‖ΔW_t‖")
     return figure
