@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
+SECTION = "Twenty-five concepts: frontiers"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 NUMBER = re.compile(r"(-?[\d.]+)(?: points?)? \[(-?[\d.]+), (-?[\d.]+)\]")  # a mean and its interval
 
@@ -21,10 +20,9 @@ def missing(text: str, tables: str) -> set[tuple[float, ...]]:
     return numbers(text) - there
 
 
-@pytest.mark.parametrize("section", ["Twenty-five concepts: frontiers"])
-def test_numbers_of_the_text_are_in_the_tables(section):
+def test_numbers_of_the_text_are_in_the_tables():
     document = (ROOT / "REPRODUCIBILITY.md").read_text(encoding="utf-8")
-    text = document.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    text = document.partition(f"## {SECTION}\n")[2].partition("\n## ")[0]
     tables = "".join(match[0] for match in BLOCK.finditer((ROOT / "results" / "TABLES.md").read_text(encoding="utf-8")))
     prose = BLOCK.sub("", text)
     assert len(numbers(prose)) > 10
