@@ -3,12 +3,12 @@
     stamina-lite reproduce claim50 --out runs/claim50
     stamina-lite reproduce claim10 --out runs/claim10 --workers 2
     stamina-lite reproduce classes --out runs/classes --workers 2
-    python studies/publish.py runs/claim50 runs/claim10 runs/classes runs/frontier
+    python studies/publish.py runs/claim50 runs/claim10 runs/classes runs/frontier runs/fifty
 
 A folder of runs has its grid's name. Of every run, run.json, results.json and its checksums are stored in results/; of
 concepts, for the first seed in the set's own order, a few images of an early, a middle and a late person and waterfall.
 Failed runs are not stored. Then every table between `<!-- NAME -->` and `<!-- end -->` in DOCUMENTS is written from
-results/, and the figures of the grids named, or of all; of the frontier the report, too.
+results/, and the figures of the grids named, or of all; of the frontier and the fifty concepts the report, too.
 """
 
 import argparse
@@ -42,7 +42,7 @@ import step_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
-LARGE, SMALL, CLASSES, FRONTIER = "claim50", "claim10", "classes", "frontier"
+LARGE, SMALL, CLASSES, FRONTIER, FIFTY = "claim50", "claim10", "classes", "frontier", "fifty"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 STRENGTHS = (1, 10, 100)
@@ -64,6 +64,7 @@ KEPT = {
     SMALL: 2,
     CLASSES: 0,
     FRONTIER: 2,
+    FIFTY: 4,
 }  # pictures of a concept and stage, of those that come from the same noise
 
 
@@ -93,6 +94,9 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         brief = [run for run in runs if run.run.row in IN_README]
         found["frontier_brief"] = frontier.frontier_table(brief, frontier.BRIEF)
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
+    if (results / FIFTY).is_dir():
+        tables = claims.blocks(results / FIFTY, grids / f"{FIFTY}.yaml")
+        found |= {f"fifty_{name}": table for name, table in tables.items()}
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
             found[name] = make(read_json(results / file)) + (FEW if name in FEW_CONCEPTS else "")
@@ -172,6 +176,19 @@ def figures_of_frontier(found: list[StoredRun], home: Path) -> None:
         save(frontier.by_strength(found, measure), home / f"{measure}.png")
 
 
+def figures_of_fifty(found: list[StoredRun], home: Path) -> None:
+    rows = [row for row in ("c-lora", "stamina", "stamina-no-mask") if row in rows_of(found)]
+    save(figures.gain_by_task(found, rows, "lora-alone"), home / "gain.png")
+    save(plots.weight_change(by_row(found, tuple(rows))), home / "weight_change.png")
+    if "stamina" in rows:
+        save(figures.masks(found), home / "masks.png")
+    real = training_images(concepts("mini50"), KEPT[FIFTY])
+    for row in rows:
+        run = home / f"{row}.alternate.0"
+        names = figures.early_middle_late(plots.load_results(run)["tasks"])
+        save(plots.run_sheet(run, names, ("learned", "final"), KEPT[FIFTY], real), home / f"sheet-{row}.png", 80)
+
+
 def figure_of_drift(folder: Path, home: Path) -> None:
     """How a person and a waterfall drift, one above the other."""
     runs = {run.name: run for run in sorted(folder.iterdir())}
@@ -220,6 +237,9 @@ def main() -> None:
         figures_of_frontier(found[FRONTIER], RESULTS / FRONTIER)
         figure_of_drift(RESULTS / "drift", RESULTS / FRONTIER)
         write_report([RESULTS / FRONTIER], RESULTS / f"report-{FRONTIER}.html")
+    if FIFTY in found:
+        figures_of_fifty(found[FIFTY], RESULTS / FIFTY)
+        write_report([RESULTS / FIFTY], RESULTS / f"report-{FIFTY}.html")
     if SMALL in found:
         every = figures.side_by_side(found[SMALL], RESULTS / SMALL, KEPT[SMALL], training_images(concepts("mini10"), 2))
         save(every, RESULTS / SMALL / "gallery.png", 50)

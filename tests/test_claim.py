@@ -236,6 +236,9 @@ def test_figures_show_every_row_that_can_be_shown(home, grid):
     assert [line.get_label() for line in curves.lines[:2]] == ["c-lora", "stamina"]
     assert list(curves.lines[0].get_xdata()) == [5.5, 10.5, 15.5]
     assert curves.lines[0].get_ydata()[0] > 0.55 > 0.25 > curves.lines[0].get_ydata()[-1]
+    alone = figures.gain_by_task(found, ["lora-alone"]).axes[0].lines[0].get_ydata()
+    less, zero = figures.gain_by_task(found, ["c-lora", "lora-alone"], "lora-alone").axes[0].lines[:2]
+    assert less.get_ydata() == pytest.approx(curves.lines[0].get_ydata() - alone) and set(zero.get_ydata()) == {0}
     short = [replace(f, results={**f.results, "tasks": f.results["tasks"][:4]}) for f in found if f.results]
     points = figures.gain_by_task(short, ["c-lora"]).axes[0].lines[0].get_xdata()
     assert list(points) == [1.5, 2.5, 3.5], "a short sequence has several points"

@@ -22,17 +22,17 @@ COMPARED = (  # measure, label of its axis, scale
 )
 
 
-def gain_by_task(found: list[StoredRun], rows: Sequence[str]) -> Figure:
-    """Gain over the token alone just after learning, by task: a decrease is saturation.
+def gain_by_task(found: list[StoredRun], rows: Sequence[str], reference: str = TOKEN) -> Figure:
+    """Gain over a reference row just after learning, by task: a decrease is saturation.
 
     A point is the mean over WINDOW tasks and all runs, the band its 95 % interval over concepts. At zero (grey line) a
-    method learns no more than the token alone.
+    method learns as much as the reference: the token alone, or "lora-alone", a LoRA that starts from the base.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     frame = tidy(found)
     window = max(1, min(WINDOW, int(frame["task"].max()) // 2))
     for row in rows:
-        tasks = gains_by_task(frame, row)
+        tasks = gains_by_task(frame, row, reference)
         middles, means, lows, highs = [], [], [], []
         for start in range(0, len(tasks) - window + 1, max(1, window // 2)):
             pooled = [value for at in tasks[start : start + window] for value in at]
@@ -44,7 +44,7 @@ def gain_by_task(found: list[StoredRun], rows: Sequence[str]) -> Figure:
         axis.plot(middles, means, color=colour(row), label=row, marker=".")
         axis.fill_between(middles, lows, highs, color=colour(row), alpha=0.15, linewidth=0)
     axis.axhline(0, color="#777777", linewidth=0.8)
-    axis.set(xlabel=f"Task t (means of {window})", ylabel=f"Gain: MMD² of {TOKEN} less that of the method")
+    axis.set(xlabel=f"Task t (means of {window})", ylabel=f"Gain: MMD² of {reference} less that of the method")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False)
     return figure

@@ -65,5 +65,6 @@ def claim_figures(found: list[StoredRun]) -> str:
     return (
         inline(gain_plane(found), "Gain over the token alone when just learned, and what was forgotten since.")
         + inline(gain_by_task(found, rows), "Gain over the token alone, against the task.")
+        + inline(gain_by_task(found, rows, claims.ALONE), "The same over a LoRA that starts from the base.")
         + inline(masks(found), "Density of the masks, what they touch of the past, and their overlap.")
     )

@@ -128,9 +128,9 @@ def gain(frame: pd.DataFrame, row: str, part: str = "all") -> Number | None:
     return loss and Number(-loss.mean, -loss.high, -loss.low)
 
 
-def gains_by_task(frame: pd.DataFrame, row: str) -> list[list[float]]:
-    """The gains of a row's runs at every task, for runs that have a partner run of the token alone."""
-    pairs = paired(frame, row, TOKEN, "plasticity").dropna(subset="gap")
+def gains_by_task(frame: pd.DataFrame, row: str, reference: str = TOKEN) -> list[list[float]]:
+    """MMD² of a reference row less that of a row at every task, just after learning, for runs with a partner run."""
+    pairs = paired(frame, row, reference, "plasticity").dropna(subset="gap")
     return [(-gaps).tolist() for _, gaps in pairs.groupby("task")["gap"]]
 
 
