@@ -25,7 +25,8 @@ PALETTES = (256, 128, 96, 64, 48, 32)
 def packed(png: str, colours: int) -> str:
     """A base64 PNG with a palette of so many colours, or the given one if it is smaller."""
     small = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    image.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=2).save(small, "PNG", optimize=True)
     coded = base64.b64encode(small.getvalue()).decode()
     return min(png, coded, key=len)
 
