@@ -37,7 +37,7 @@ book: $(STAMP)
 # The book and JupyterLab in a real Chromium (of the system, or $$CHROMIUM); screenshots: build/screenshots.
 browser-test: book
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[browser]'
-	$(BIN)/python -m pytest -q tests/browser/book_in_browser.py tests/browser/lab_in_browser.py
+	$(BIN)/python -m pytest -q tests/browser/*_in_browser.py
 
 # A Ray cluster of two nodes on this machine, with real runs; minutes where cores are free.
 cluster-test: $(STAMP)

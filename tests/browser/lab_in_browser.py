@@ -40,9 +40,9 @@ def seconds(screenshots):
 
 
 class Lab:
-    """A JupyterLab server on a free port, on a folder of copies."""
+    """A JupyterLab server on a free port, on a folder of copies. variables: more of its environment."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **variables: str):
         self.folder, settings = folder / "notebooks", folder / "settings"
         self.folder.mkdir()
         (settings / "@jupyterlab" / "apputils-extension").mkdir(parents=True)
@@ -62,7 +62,8 @@ class Lab:
             "JUPYTER_RUNTIME_DIR": folder / "runtime", "IPYTHONDIR": folder / "ipython",
             "JUPYTERLAB_SETTINGS_DIR": settings, "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
         }  # fmt: skip
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", **{name: str(path) for name, path in home.items()}}
+        paths = {name: str(path) for name, path in home.items()}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", **paths, **variables}
         with open(folder / "server.log", "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
         self.log = folder / "server.log"
