@@ -42,7 +42,7 @@ import step_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
-LARGE, SMALL, CLASSES, FRONTIER, FIFTY = "claim50", "claim10", "classes", "frontier", "fifty"
+LARGE, SMALL, CLASSES, FRONTIER, FIFTY, HEADS = "claim50", "claim10", "classes", "frontier", "fifty", "heads"
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 STRENGTHS = (1, 10, 100)
@@ -65,6 +65,7 @@ KEPT = {
     CLASSES: 0,
     FRONTIER: 2,
     FIFTY: 4,
+    HEADS: 0,
 }  # pictures of a concept and stage, of those that come from the same noise
 
 
@@ -96,7 +97,14 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))
     if (results / FIFTY).is_dir():
         tables = claims.blocks(results / FIFTY, grids / f"{FIFTY}.yaml")
+        runs = read_runs(results / FIFTY, grids / f"{FIFTY}.yaml")
+        tables |= {"late": frontier.frontier_table(runs), "updates": frontier.updates_table(runs)}
         found |= {f"fifty_{name}": table for name, table in tables.items()}
+    if (results / HEADS).is_dir():
+        runs = read_runs(results / HEADS, grids / f"{HEADS}.yaml")
+        samples = class_claims.by_head(runs)
+        found |= {"heads": class_claims.heads_table(samples), "head_pairs": class_claims.head_pairs_table(samples)}
+        found["heads_missing"] = claims.missing(runs, load_grid(grids / f"{HEADS}.yaml"))
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
             found[name] = make(read_json(results / file)) + (FEW if name in FEW_CONCEPTS else "")

@@ -158,6 +158,19 @@ def test_one_run_fills_a_column_for_each_head(grid, tmp_path):
     assert rows[2][:2] == ["| c-lora", "2"] and rows[2][2].startswith("75.0") and rows[2][3].startswith("90.0")
 
 
+def test_rows_are_compared_with_the_same_head(grid, tmp_path):
+    for run in load_grid(grid):
+        made = results(run.row, run.seed, run.variant, SHARES[run.row])
+        better = results(run.row, run.seed, run.variant, SHARES["ub"])
+        made["heads"] = {"trained": {"right": made["right"]}, "means": {"right": better["right"]}}
+        write_run(tmp_path / "classes", run, made)
+    lines = tables.head_pairs_table(tables.by_head(read_runs(tmp_path / "classes", grid))).splitlines()
+    found = {tuple(line.strip("| ").split(" | ")[:3]): line.strip("| ").split(" | ")[3:] for line in lines[2:]}
+    ahead = found["ub less c-lora", "2", "trained"]
+    assert ahead[0].startswith("15.0 [") and ahead[2] == "supported"
+    assert found["ub less c-lora", "2", "means"][0].startswith("0.0 [") and ("ub less ncm", "2", "means") not in found
+
+
 def test_accuracy_by_task_takes_tasks_of_any_size():
     right, asked = [8, 2, 5, 5, 10], [10] * 7
     assert measures.accuracy_by_task(right, asked, [3, 2, 2]) == [50, 75]

@@ -179,13 +179,21 @@ def pair_table(samples: Bootstrap, pairs: Sequence[tuple[str, str]] = PAIRS) -> 
     return table(head, lines)
 
 
-def heads_table(found: list[StoredRun]) -> str:
-    """A_N of every row with each head that its runs were tested with, for every number of tasks; "" without heads."""
-    samples: dict[tuple[str, int, str], dict[int, Tensor]] = {}
+HeadSamples = dict[tuple[str, int, str], dict[int, Tensor]]  # (row, tasks, head) -> seed -> A_N in every resample
+
+
+def by_head(found: list[StoredRun]) -> HeadSamples:
+    """A_N of all runs that were tested with several heads."""
+    samples: HeadSamples = {}
     for f in found:
         for head, measured in f.results.get("heads", {}).items() if f.results else ():
             R = accuracies({**f.results, **measured})
             samples.setdefault((f.run.row, int(f.run.variant), head), {})[f.run.seed] = a_n(R)
+    return samples
+
+
+def heads_table(samples: HeadSamples) -> str:
+    """A_N of every row with each head, for every number of tasks; "" without heads."""
     if not samples:
         return ""
     heads = list(dict.fromkeys(head for _, _, head in samples))
@@ -195,6 +203,29 @@ def heads_table(found: list[StoredRun]) -> str:
         for row, tasks in places
     ]
     return table(["method", "tasks", *(f"A_N, {head}" for head in heads)], lines)
+
+
+HEAD_PAIRS = (  # rows compared with one head; what the difference says if it is above zero
+    (STAMINA, C_LORA, "STAMINA is ahead"),
+    (STAMINA, "stamina-no-mask", "the mask helps"),
+    (STAMINA, "ncm", "learning helps"),
+    (C_LORA, "ncm", "learning helps"),
+    ("ub", STAMINA, "joint training is ahead"),
+    ("ub", C_LORA, "joint training is ahead"),
+)
+
+
+def head_pairs_table(samples: HeadSamples) -> str:
+    """Differences of A_N between rows with the same head and seed, in points, with the verdict on "above zero"."""
+    lines = []
+    for row, other, said in HEAD_PAIRS:
+        for tasks in sorted({n for _, n, _ in samples}):
+            for head in dict.fromkeys(head for _, _, head in samples):
+                a, b = (samples.get((name, tasks, head), {}) for name in (row, other))
+                gap = number({seed: a[seed] - b[seed] for seed in a if seed in b})
+                if gap:
+                    lines.append([f"{row} less {other}", str(tasks), head, shown(gap, 1), said, verdict(gap, "above")])
+    return table(["", "tasks", "head", "A_N, points", "claim", "verdict"], lines)
 
 
 CLAIMS = (  # claim; rows compared; measure; side of zero on which the difference of the two should lie
@@ -227,7 +258,7 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
     if not found:
         return {}
     samples = bootstrap(found)
-    by_head = heads_table(found)
+    of_heads = heads_table(by_head(found))
     return {
         "classes": main_table(samples),
         "classes_brief": main_table(samples, BRIEF, ("a_n",)),
@@ -235,5 +266,5 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
         "classes_pairs": pair_table(samples),
         "classes_claims": claims_table(samples),
         "classes_missing": missing(found, load_grid(grid)),
-        **({"classes_by_head": by_head} if by_head else {}),
+        **({"classes_by_head": of_heads} if of_heads else {}),
     }

@@ -24,7 +24,7 @@ import stored_outputs  # noqa: E402
 
 HOME = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
-GRIDS = [HOME / "params" / f"{name}.yaml" for name in ("claim10", "claim50", "classes", "fifty", "frontier")]
+GRIDS = [HOME / "params" / f"{name}.yaml" for name in ("claim10", "claim50", "classes", "fifty", "frontier", "heads")]
 PRESETS = sorted(set((HOME / "params").glob("*.yaml")) - set(GRIDS))
 PARAMETER = re.compile(r"([A-Z][A-Z_]*) = (.+?)  # (str|int|float|bool|list): \S.*")
 COMMON = {"BASE", "SEED", "DEVICE", "OUT"}
