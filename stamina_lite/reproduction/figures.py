@@ -44,7 +44,7 @@ def gain_by_task(found: list[StoredRun], rows: Sequence[str], reference: str = T
         axis.plot(middles, means, color=colour(row), label=row, marker=".")
         axis.fill_between(middles, lows, highs, color=colour(row), alpha=0.15, linewidth=0)
     axis.axhline(0, color="#777777", linewidth=0.8)
-    axis.set(xlabel=f"Task t (means of {window})", ylabel=f"Gain: MMD² of {reference} less that of the method")
+    axis.set(xlabel=f"Task t (means of {window})", ylabel=f"Gain over {reference} (MMD²)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False)
     return figure
