@@ -54,8 +54,10 @@ AT_ONE_STRENGTH = [
     )
     for x in STRENGTHS
 ]  # fmt: skip
-IN_README = ("lora-alone", *(f"c-lora@{x}" for x in (1, 10, 100, 1000)), "stamina-random-mask@10")
-IN_README += tuple(f"{name}@{x}" for name in ("stamina", "stamina-no-mask") for x in STRENGTHS)
+AGAINST_BOUNDS = [(f"{row}@10", "ti++") for row in ("c-lora", "stamina", "stamina-no-mask")]
+AGAINST_BOUNDS += [("c-lora@10", "lora"), ("stamina@10", "lora-alone")]
+IN_README = ("lora-alone", "ti++", "lora", *(f"c-lora@{x}" for x in (1, 10, 100, 1000)))
+IN_README += (*(f"stamina@{x}" for x in STRENGTHS), "stamina-no-mask@10", "stamina-random-mask@10")
 MASKED = "stamina@10"  # the row of the frontier whose masks are shown
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
@@ -91,7 +93,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         runs = read_runs(results / FRONTIER, grids / f"{FRONTIER}.yaml")
         found |= {"frontier": frontier.frontier_table(runs), "gaps": frontier.gaps_table(runs)}
         found["frontier_updates"] = frontier.updates_table(runs)
-        found["frontier_pairs"] = claims.pair_table(runs, AT_ONE_STRENGTH)
+        found["frontier_pairs"] = claims.pair_table(runs, AT_ONE_STRENGTH + AGAINST_BOUNDS)
         brief = [run for run in runs if run.run.row in IN_README]
         found["frontier_brief"] = frontier.frontier_table(brief, frontier.BRIEF)
         found["frontier_missing"] = claims.missing(runs, load_grid(grids / f"{FRONTIER}.yaml"))

@@ -106,6 +106,12 @@ def test_norms_of_updates_by_row_and_task(found):
     assert norms.loc[1, "c-lora@1"] == 2.0 and norms.loc[12, "c-lora@1"] == 1.0 and norms.shape == (12, 7)
 
 
+def test_a_row_that_forgets_far_more_leaves_room_for_the_others(found):
+    assert frontier.plane(found).axes[0].get_xscale() == "linear"
+    axis = frontier.plane([*found, run("lora", 5.0, 0.1)]).axes[0]
+    assert axis.get_xscale() == "symlog" and "logarithmic above 1.5" in axis.get_xlabel()
+
+
 def test_figures_have_a_line_for_every_frontier(found):
     figure = frontier.plane(found)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]

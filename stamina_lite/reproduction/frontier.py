@@ -22,6 +22,7 @@ from .tables import shown, table
 
 LATE = 3  # the last 1/LATE of the tasks are late
 RESAMPLES = 2000
+LINEAR = 1.5  # of a plane with methods that forget far more, its axis is logarithmic above
 LEVELS = 20  # of forgetting, at which two frontiers are compared
 BRIEF = "row", "less that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"  # columns of the README's table
 FINAL = {"a_mmd": "A_mmd", "accuracy": "Accuracy at the end"}  # labels of axes
@@ -188,8 +189,11 @@ def plane(found: list[StoredRun]) -> Figure:
         rows = p.curve(method)
         x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, up))
         axis.plot(x, y, color=colour(method), label=method)
+    if max(values[0] for values in p.forgetting.values()) > 2 * LINEAR:
+        axis.set_xscale("symlog", linthresh=LINEAR, linscale=4)
+        axis.set_xticks([0, 0.5, 1, 1.5, 3, 6], labels=["0", "0.5", "1", "1.5", "3", "6"])
     axis.set(
-        xlabel="Forgetting: F_mmd",
+        xlabel="Forgetting: F_mmd" + (f" (logarithmic above {LINEAR})" if axis.get_xscale() == "symlog" else ""),
         ylabel="Late concepts, just learned: MMD²" + (" less that of LoRA alone" if p.behind else ""),
     )
     axis.legend(frameon=False)
