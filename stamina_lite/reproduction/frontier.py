@@ -150,6 +150,8 @@ def updates_table(found: list[StoredRun]) -> str:
     lines = []
     for row in points(found).forgetting:
         results = [f.results for f in of_row(found, row)]
+        if not results[0]["step_change"][0]:  # only tokens are trained
+            continue
         late = len(results[0]["tasks"]) * (LATE - 1) // LATE
         first, second, last = (
             np.mean([r["step_change"][part] for r in results]) for part in (slice(1), slice(1, 2), slice(late, None))
