@@ -14,7 +14,7 @@ from PIL import Image
 from test_plots import made_up
 
 from stamina_lite.errors import UserError
-from stamina_lite.reproduction import frontier
+from stamina_lite.reproduction import frontier, page
 from stamina_lite.reproduction.comparison import compare
 from stamina_lite.reproduction.grids import PRESETS
 from stamina_lite.reproduction.page import from_markdown
@@ -235,3 +235,9 @@ def test_the_stored_report_has_every_stored_run_and_the_numbers_of_the_tables():
         )
     assert len(re.findall("<img ", html)) == len(re.findall('<img alt="[^"]+"', html))
     assert len(html) < 10_000_000
+
+
+def test_a_column_with_long_text_is_aligned_as_one():
+    html = page.table(["row", "what", "number"], [["a", "short", "1"], ["b", "long " * 20, "2"]], "a table")
+    assert html.count('class="long"') == 3 and '<td class="long">short</td>' in html and "<td>1</td>" in html
+    assert page.table(["row"], [], "empty").count("<th") == 1

@@ -20,7 +20,7 @@ p, ul, figcaption { max-width: 64rem } img { max-width: 100% } h1, h2, h3, small
 table { border-collapse: collapse; margin: 1rem 0; font-size: .875rem; font-variant-numeric: tabular-nums }
 .wide { overflow-x: auto } :focus-visible { outline: 2px solid #0072b2 }
 th, td { border-bottom: 1px solid #d0d0d0; padding: .25rem .5rem; text-align: right } td { white-space: nowrap }
-th:first-child, td:first-child, td.long { text-align: left }
+th:first-child, td:first-child, .long { text-align: left }
 td.long { white-space: normal; overflow-wrap: anywhere; min-width: 14rem }
 details th, details td { text-align: left; white-space: normal }
 figure { margin: 1.5rem 0 } figcaption, small { color: #555 } summary { cursor: pointer; overflow-wrap: anywhere }
@@ -37,17 +37,17 @@ LONG = 48  # characters of a cell that may be broken
 
 
 def table(head: list, rows: list[list], caption: str) -> str:
-    """A table that scrolls sideways where the page is narrow. caption: its name for screen readers."""
-    lines = ["".join(f'<th scope="col">{escape(str(x))}</th>' for x in head)]
-    lines += ["".join(cell(str(x)) for x in row) for row in rows]
+    """A table that scrolls sideways where the page is narrow. caption: its name for screen readers.
+
+    Columns with long text are aligned to the left, and only these are broken into lines.
+    """
+    texts = [[str(x) for x in row] for row in rows]
+    long = [' class="long"' if any(len(x) > LONG for x in column) else "" for column in zip(*texts, strict=True)]
+    long = long or [""] * len(head)
+    lines = ["".join(f'<th scope="col"{kind}>{escape(str(x))}</th>' for x, kind in zip(head, long, strict=True))]
+    lines += ["".join(f"<td{kind}>{escape(x)}</td>" for x, kind in zip(row, long, strict=True)) for row in texts]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide" role="region" tabindex="0" aria-label="{escape(caption)}"><table>{body}</table></div>'
-
-
-def cell(text: str) -> str:
-    """A cell of a table; only long text is broken into lines."""
-    kind = ' class="long"' if len(text) > LONG else ""
-    return f"<td{kind}>{escape(text)}</td>"
 
 
 def from_markdown(text: str, caption: str) -> str:
