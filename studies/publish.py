@@ -56,8 +56,6 @@ AT_ONE_STRENGTH = [
 ]  # fmt: skip
 AGAINST_BOUNDS = [(f"{row}@10", "ti++") for row in ("c-lora", "stamina", "stamina-no-mask")]
 AGAINST_BOUNDS += [("c-lora@10", "lora"), ("stamina@10", "lora-alone")]
-OVER_FIFTY = [("stamina", "c-lora"), ("stamina-no-mask", "c-lora"), ("stamina", "stamina-no-mask")]
-OVER_FIFTY += [(row, bound) for bound in ("ti++", "lora-alone") for row in ("c-lora", "stamina", "stamina-no-mask")]
 IN_README = ("lora-alone", "ti++", "lora", *(f"c-lora@{x}" for x in (1, 10, 100, 1000)))
 IN_README += (*(f"stamina@{x}" for x in STRENGTHS), "stamina-no-mask@10", "stamina-random-mask@10")
 MASKED = "stamina@10"  # the row of the frontier whose masks are shown
@@ -103,7 +101,6 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         tables = claims.blocks(results / FIFTY, grids / f"{FIFTY}.yaml")
         runs = read_runs(results / FIFTY, grids / f"{FIFTY}.yaml")
         tables |= {"late": frontier.frontier_table(runs), "updates": frontier.updates_table(runs)}
-        tables["pairs"] = claims.pair_table(runs, [pair for pair in OVER_FIFTY if set(pair) <= set(rows_of(runs))])
         found |= {f"fifty_{name}": table for name, table in tables.items()}
     if (results / HEADS).is_dir():
         runs = read_runs(results / HEADS, grids / f"{HEADS}.yaml")

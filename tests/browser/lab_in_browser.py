@@ -79,9 +79,9 @@ class Lab:
                 time.sleep(0.2)
         raise RuntimeError(f"JupyterLab has not started: {self.log.read_text()[-2000:]}")
 
-    def quick_start(self, name: str, **parameters) -> Path:
-        """A copy of the quick start without outputs, with parameters as a batch job sets them."""
-        notebook = nbformat.read(ROOT / "notebooks" / "00_quick_start.ipynb", 4)
+    def copy(self, name: str, stem: str, **parameters) -> Path:
+        """A copy of a notebook without outputs, with parameters as a batch job sets them."""
+        notebook = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", 4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
@@ -93,6 +93,9 @@ class Lab:
         notebook.cells.insert(place, injected)
         nbformat.write(notebook, file)
         return file
+
+    def quick_start(self, name: str, **parameters) -> Path:
+        return self.copy(name, "00_quick_start", **parameters)
 
     def kernel_seconds(self) -> float:
         """CPU seconds of all kernels: what a run would take without other work on the machine, on one core."""
