@@ -57,6 +57,19 @@ def test_every_head_of_a_run_stands_in_its_row():
     assert [t.get_text() for t in axis.get_yticklabels()] == ["stamina", "ncm"]
 
 
+def test_heads_of_rows_have_their_intervals():
+    numbers = {
+        "stamina": {"trained": Number(28, 26, 31), "means": Number(32, 30, 33)},
+        "ncm": {"means": Number(30, 29, 31)},
+    }
+    axis = plots.head_ranking(numbers).axes[0]
+    points = {line.get_label(): line.get_xydata().round().tolist() for line in axis.lines}
+    assert points == {"trained": [[28, 0]], "means": [[32, 0], [30, 1]]}
+    ends = [tuple(round(x) for x in segment[:, 0]) for c in axis.collections for segment in c.get_segments()]
+    assert ends == [(26, 31), (30, 33), (29, 31)]
+    plt.close("all")
+
+
 def test_masks_overlap_beside_chance_from_the_second_task_on():
     pair = {"overlap": 0.2, "chance": 0.3}
     masked = results(mask_density=[0.5, 0.4, 0.3], mask_overlap=[None, pair, pair])

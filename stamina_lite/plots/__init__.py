@@ -5,6 +5,7 @@ from .classes import (
     accuracy_curves,
     accuracy_matrix,
     head_accuracy,
+    head_ranking,
     learned_and_kept,
     mask_overlap,
     predictions,
@@ -26,6 +27,6 @@ from .style import colour
 
 __all__ = [
     "accuracy", "accuracy_curves", "accuracy_matrix", "colour", "drift_sheet", "forgetting", "head_accuracy",
-    "learned_and_kept", "load_masks", "load_results", "mask_overlap", "mask_panel", "mask_pictures", "plasticity",
-    "predictions", "quiz", "ranking", "run_sheet", "sheet", "weight_change", "word_figure",
+    "head_ranking", "learned_and_kept", "load_masks", "load_results", "mask_overlap", "mask_panel", "mask_pictures",
+    "plasticity", "predictions", "quiz", "ranking", "run_sheet", "sheet", "weight_change", "word_figure",
 ]  # fmt: skip

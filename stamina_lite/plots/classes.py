@@ -154,15 +154,27 @@ def learned_and_kept(results: list[dict]) -> Figure:
 
 def head_accuracy(results: list[dict]) -> Figure:
     """A_N of every head: a row for each run, whose heads all read the same weights."""
-    heads = list(dict.fromkeys(head for r in results for head in r["heads"]))
-    figure, axis = plt.subplots(figsize=(6.8, 0.6 * len(results) + 1.2), layout="constrained")
+    rows = [{head: Number(m["a_n"], m["a_n"], m["a_n"]) for head, m in r["heads"].items()} for r in results]
+    return _heads_of_rows([r["method"] for r in results], rows, "A_N (%)")
+
+
+def head_ranking(numbers: Mapping[str, Mapping[str, Number]]) -> Figure:
+    """A_N with its interval for each row of a grid and each head, in the order given: {row: {head: A_N}}."""
+    return _heads_of_rows(list(numbers), list(numbers.values()), "A_N (%), 95 % interval")
+
+
+def _heads_of_rows(rows: list[str], numbers: list[Mapping[str, Number]], xlabel: str) -> Figure:
+    heads = list(dict.fromkeys(head for of_row in numbers for head in of_row))
+    figure, axis = plt.subplots(figsize=(6.8, 0.6 * len(rows) + 1.2), layout="constrained")
     for k, head in enumerate(heads):
-        rows = [y for y, r in enumerate(results) if head in r["heads"]]
-        values = [results[y]["heads"][head]["a_n"] for y in rows]
-        heights = [y + 0.16 * (k - (len(heads) - 1) / 2) for y in rows]
-        axis.plot(values, heights, MARKERS[k % 4], color=HEADS[k % 4], label=head, markersize=7)
-    axis.set_yticks(range(len(results)), [r["method"] for r in results])
-    axis.set(xlabel="A_N (%)", ylabel="Weights trained by", xlim=(0, None), ylim=(len(results) - 0.5, -0.5))
+        there = [(y, of_row[head]) for y, of_row in enumerate(numbers) if head in of_row]
+        heights = [y + 0.16 * (k - (len(heads) - 1) / 2) for y, _ in there]
+        means, shade = [n.mean for _, n in there], HEADS[k % 4]
+        arms = [[n.mean - n.low for _, n in there], [n.high - n.mean for _, n in there]]
+        axis.plot(means, heights, MARKERS[k % 4], color=shade, label=head, markersize=7)
+        axis.errorbar(means, heights, xerr=arms, fmt="none", ecolor=shade, elinewidth=1.2)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlabel=xlabel, ylabel="Weights trained by", xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
     axis.grid(axis="x", color="#EEEEEE")
     axis.legend(frameon=False, title="head", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
