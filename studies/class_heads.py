@@ -84,7 +84,7 @@ def heads_table(report: dict) -> str:
         values = {kind: {seed: resampled_a_n(run, kind) for seed, run in runs.items()} for kind in KINDS}
         apart = [{seed: values[kind][seed] - frozen[seed] for seed in runs} for kind in KINDS[1:]]
         lines.append([row, *(text(numbers) for numbers in (*values.values(), *apart))])
-    head = ["method", *(f"A_N, {kind}" for kind in KINDS), *(f"{kind} less frozen" for kind in KINDS[1:])]
+    head = ["method", *(f"A_N, {kind}" for kind in KINDS), *(f"{kind} minus frozen" for kind in KINDS[1:])]
     return table(head, lines)
 
 
@@ -94,7 +94,7 @@ def pairs_table(report: dict) -> str:
     for row, other in PAIRS:
         a, b = (report["rows"].get(name, {}) for name in (row, other))
         gaps = [{s: resampled_a_n(a[s], kind) - resampled_a_n(b[s], kind) for s in a if s in b} for kind in KINDS]
-        lines.append([f"{row} less {other}", *map(text, gaps)])
+        lines.append([f"{row} minus {other}", *map(text, gaps)])
     return table(["", *(f"A_N, {kind}" for kind in KINDS)], lines)
 
 

@@ -63,7 +63,7 @@ def speed_table(report: dict) -> str:
     first, *others = report["rows"]
     for row in others:
         less = [fewer_steps(report, row, first, late) for late in (False, True)]
-        lines.append([f"{row} less {first}", "", *(shown(n, 0) for n in less)])
+        lines.append([f"{row} minus {first}", "", *(shown(n, 0) for n in less)])
     return table(["row", "tasks that gained likeness", "steps, early tasks", "steps, late tasks"], lines)
 
 

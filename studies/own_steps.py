@@ -45,7 +45,7 @@ def bench(row: str, steps: int, seed: int, args) -> dict:
 
 def own_steps_table(report: dict, protocol: str = "60") -> str:
     """Rows of the claim on tune5 with other numbers of steps, concept by concept against the protocol's steps."""
-    head = ["row", "steps", "MMD² just learned", "A_mmd", f"A_mmd less that of {protocol} steps"]
+    head = ["row", "steps", "MMD² just learned", "A_mmd", f"A_mmd minus that of {protocol} steps"]
     lines = []
     for row, runs in report["rows"].items():
         known = {steps: by_seed_and_concept(seeds, "a_mmd_each") for steps, seeds in runs.items()}

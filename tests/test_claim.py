@@ -248,7 +248,7 @@ def test_figures_show_every_row_that_can_be_shown(home, grid):
     assert set(left.lines[0].get_ydata()) == {0.1} and right.lines[0].get_ydata()[-1] == pytest.approx(0.2)
     pairs = [("stamina", "c-lora"), ("stamina", "lora")]  # no run of lora is stored
     a_mmd, f_mmd, _ = figures.differences(found, pairs).axes
-    assert [t.get_text() for t in a_mmd.get_yticklabels()] == ["stamina less c-lora", "stamina less lora"]
+    assert [t.get_text() for t in a_mmd.get_yticklabels()] == ["stamina minus c-lora", "stamina minus lora"]
     points = [float(axis.lines[0].get_xdata()[0]) for axis in (a_mmd, f_mmd)]
     assert points == pytest.approx([-0.2, -0.3], abs=0.01) and len(a_mmd.containers) == 1
     plt.close("all")
@@ -353,7 +353,7 @@ def test_fewer_steps_are_told_over_tasks_in_which_both_rows_gained(home, grid):
     assert learning_speed.speed_table(report).splitlines()[2:] == [
         "| c-lora | 5 of 5 | 19 [19, 19] | 9 [9, 9] |",
         "| stamina | 3 of 5 | 9 [9, 9] | 9 [9, 9] |",
-        "| stamina less c-lora |  | -10 [-10, -10] | 0 [0, 0] |",
+        "| stamina minus c-lora |  | -10 [-10, -10] | 0 [0, 0] |",
     ]
     said = claims.claims_table(read_runs(home, grid), report).splitlines()[-2:]
     assert "early tasks | -10 [-10, -10] | supported |" in said[0] and "0 [0, 0] | inconclusive |" in said[1]

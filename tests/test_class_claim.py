@@ -166,9 +166,9 @@ def test_rows_are_compared_with_the_same_head(grid, tmp_path):
         write_run(tmp_path / "classes", run, made)
     lines = tables.head_pairs_table(tables.by_head(read_runs(tmp_path / "classes", grid))).splitlines()
     found = {tuple(line.strip("| ").split(" | ")[:3]): line.strip("| ").split(" | ")[3:] for line in lines[2:]}
-    ahead = found["ub less c-lora", "2", "trained"]
+    ahead = found["ub minus c-lora", "2", "trained"]
     assert ahead[0].startswith("15.0 [") and ahead[2] == "supported"
-    assert found["ub less c-lora", "2", "means"][0].startswith("0.0 [") and ("ub less ncm", "2", "means") not in found
+    assert found["ub minus c-lora", "2", "means"][0].startswith("0.0 [") and ("ub minus ncm", "2", "means") not in found
 
 
 def test_accuracy_by_task_takes_tasks_of_any_size():

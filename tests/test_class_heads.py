@@ -46,9 +46,9 @@ def test_the_table_is_a_n_and_its_distance_from_the_frozen_mean(measured):
     }
     head, _, line = class_heads.heads_table({"rows": rows}).splitlines()
     cells = [cell.strip().split(" [")[0] for cell in line.strip("|").split("|")]
-    assert cells == ["ft", "50.0", "60.0", "80.0", "10.0", "30.0"] and "means anew less frozen" in head
+    assert cells == ["ft", "50.0", "60.0", "80.0", "10.0", "30.0"] and "means anew minus frozen" in head
     rows["coda-p"], rows["c-lora"] = rows["ncm"], rows["ft"]
     first, second, *_ = class_heads.pairs_table({"rows": rows}).splitlines()[2:]
     assert [cell.strip().split(" [")[0] for cell in first.strip("|").split("|")][1:] == ["0.0", "10.0", "30.0"]
-    assert second == "| stamina less c-lora | – | – | – |"
+    assert second == "| stamina minus c-lora | – | – | – |"
     assert torch.equal(class_heads.resampled_a_n(rows["ft"]["1"], "own head")[:1], torch.tensor([50.0]).double())

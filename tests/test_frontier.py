@@ -96,8 +96,8 @@ def test_the_tables_have_the_numbers_and_verdicts(found):
     assert "0.50" in line, "the last fifth of steps is half of the first"
     assert line.endswith("| 1.90 [1.90, 1.90] | supported |"), "(1 - 1) - (0.9 - 2.8): late concepts gain less"
     brief = frontier.frontier_table(found, frontier.BRIEF).splitlines()
-    assert brief[0] == "| row | less that of LoRA alone | F_mmd | A_mmd | accuracy % |" and len(brief) == len(rows)
-    (gaps,) = (row for row in frontier.gaps_table(found).splitlines() if row.startswith("| stamina less c-lora"))
+    assert brief[0] == "| row | minus that of LoRA alone | F_mmd | A_mmd | accuracy % |" and len(brief) == len(rows)
+    (gaps,) = (row for row in frontier.gaps_table(found).splitlines() if row.startswith("| stamina minus c-lora"))
     assert "-0.50" in gaps and gaps.endswith("| supported |")
 
 

@@ -83,7 +83,7 @@ def pair_table(found: list[StoredRun], pairs: list[tuple[str, str]]) -> str:
     frame, lines = tidy(found), []
     for row, other in pairs:
         values = [shown(difference(frame, row, other, m, part), digits, scale) for m, part, digits, scale in gaps]
-        lines.append([f"{row} less {other}", *values])
+        lines.append([f"{row} minus {other}", *values])
     return table(head, lines)
 
 
@@ -138,37 +138,37 @@ CLAIMS = (  # claim of the paper; its measure; how it is computed; side of the b
     ),
     (
         "C-LoRA stops being able to learn",
-        "fall of its gain from first to last fifth, less that of LoRA alone",
+        "fall of its gain from first to last fifth, minus that of LoRA alone",
         lambda frame: fall_of_gain(frame, C_LORA, ALONE),
         ("above", 0.0),
     ),
     (
         "STAMINA keeps learning",
-        "its gain in the last fifth, less C-LoRA's",
+        "its gain in the last fifth, minus C-LoRA's",
         lambda frame: difference(frame, C_LORA, STAMINA, "plasticity", "last"),
         ("above", 0.0),
     ),
     (
         "STAMINA forgets as little",
-        "its F_mmd less C-LoRA's, at most 0.05",
+        "its F_mmd minus C-LoRA's, at most 0.05",
         lambda frame: difference(frame, STAMINA, C_LORA, "f_mmd"),
         ("below", 0.05),
     ),
     (
         "STAMINA knows more at the end",
-        "its A_mmd less C-LoRA's",
+        "its A_mmd minus C-LoRA's",
         lambda frame: difference(frame, STAMINA, C_LORA, "a_mmd"),
         ("below", 0.0),
     ),
     (
         "the mask does it",
-        "gain in the last fifth, with the mask less without",
+        "gain in the last fifth, with the mask minus without",
         lambda frame: difference(frame, "stamina-no-mask", STAMINA, "plasticity", "last"),
         ("above", 0.0),
     ),
     (
         "learning the mask does it",
-        "gain in the last fifth, learned mask less random mask",
+        "gain in the last fifth, learned mask minus random mask",
         lambda frame: difference(frame, "stamina-random-mask", STAMINA, "plasticity", "last"),
         ("above", 0.0),
     ),
@@ -193,7 +193,7 @@ def claims_table(found: list[StoredRun], speed: dict | None = None) -> str:
     if speed:
         for when in ("early", "late"):
             fewer = steps.fewer_steps(speed, STAMINA, C_LORA, when == "late")
-            what = f"steps to 90 % of its likeness less C-LoRA's, {when} tasks"
+            what = f"steps to 90 % of its likeness minus C-LoRA's, {when} tasks"
             lines.append(["it needs fewer steps", what, shown(fewer, 0), verdict(fewer, "below")])
     return table(["claim", "what is measured", "number", "verdict"], lines)
 

@@ -175,7 +175,7 @@ def pair_table(samples: Bootstrap, pairs: Sequence[tuple[str, str]] = PAIRS) -> 
     for row, other in pairs:
         gaps = [samples.difference(row, other, n, measure) for measure in ("a_n", "f_n") for n in lengths]
         if any(gaps):
-            lines.append([f"{row} less {other}", *(shown(gap, 1) for gap in gaps)])
+            lines.append([f"{row} minus {other}", *(shown(gap, 1) for gap in gaps)])
     return table(head, lines)
 
 
@@ -224,7 +224,7 @@ def head_pairs_table(samples: HeadSamples) -> str:
                 a, b = (samples.get((name, tasks, head), {}) for name in (row, other))
                 gap = number({seed: a[seed] - b[seed] for seed in a if seed in b})
                 if gap:
-                    lines.append([f"{row} less {other}", str(tasks), head, shown(gap, 1), said, verdict(gap, "above")])
+                    lines.append([f"{row} minus {other}", str(tasks), head, shown(gap, 1), said, verdict(gap, "above")])
     return table(["", "tasks", "head", "A_N, points", "claim", "verdict"], lines)
 
 
@@ -247,7 +247,7 @@ def claims_table(samples: Bootstrap) -> str:
         gaps = [samples.difference(row, other, n, measure) for n in lengths]
         if any(gaps):
             results = [text for gap in gaps for text in (shown(gap, 1), verdict(gap, side))]
-            lines.append([claim, f"{NAMES[measure]} of {row} less {other}", *results])
+            lines.append([claim, f"{NAMES[measure]} of {row} minus {other}", *results])
     return table(head, lines)
 
 

@@ -11,7 +11,7 @@ COMPARED = {
     "Accuracy at the end, %": ("concept_accuracy_each", True, 0, 100),
     "Accuracy when just learned, %": ("concept_accuracy_when_learned_each", True, 0, 100),
 }
-HEAD = ["Measure", "first", "second", "first less second", "better"]
+HEAD = ["Measure", "first", "second", "first minus second", "better"]
 
 
 def compare(first: dict, second: dict) -> list[list[str]]:
@@ -37,6 +37,6 @@ def by_name(results: dict, key: str) -> dict[str, float]:
 
 
 def better(gap: Number, higher: bool) -> str:
-    """Which of two runs is better by first less second."""
+    """Which of two runs is better by first minus second."""
     low, high = (gap.low, gap.high) if higher else (-gap.high, -gap.low)
     return "first" if low > 0 else "second" if high < 0 else "inconclusive"

@@ -97,7 +97,7 @@ def differences(found: list[StoredRun], pairs: Sequence[tuple[str, str]]) -> Fig
                 axis.errorbar(gap.mean, place, xerr=error_bar(gap), color=shade, marker="o", markersize=4)
         axis.axvline(0, color="#777777", linewidth=0.8)
         axis.set_xlabel(label, fontsize=9)
-    axes[0].set_yticks(range(len(pairs)), [f"{row} less {other}" for row, other in pairs], fontsize=8)
+    axes[0].set_yticks(range(len(pairs)), [f"{row} minus {other}" for row, other in pairs], fontsize=8)
     axes[0].set_ylim(len(pairs) - 0.5, -0.5)
     return figure
 

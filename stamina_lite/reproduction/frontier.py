@@ -24,7 +24,7 @@ LATE = 3  # the last 1/LATE of the tasks are late
 RESAMPLES = 2000
 LINEAR = 1.5  # of a plane with methods that forget far more, its axis is logarithmic above
 LEVELS = 20  # of forgetting, at which two frontiers are compared
-BRIEF = "row", "less that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"  # columns of the README's table
+BRIEF = "row", "minus that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"  # columns of the README's table
 FINAL = {"a_mmd": "A_mmd", "accuracy": "Accuracy at the end"}  # labels of axes
 PANELS = 4  # side by side
 CHI2 = 5.991  # 95 % of two degrees of freedom
@@ -80,7 +80,7 @@ def weighted_mean(values: dict[str, float], names: list[str], weights: np.ndarra
 def likeness_at(p: Points, method: str, levels: np.ndarray) -> np.ndarray:
     """Likeness of a frontier at levels of forgetting, interpolated linearly: (1 + RESAMPLES, levels).
 
-    Where it is known, likeness less that of LoRA alone: rows with other seeds have other late concepts.
+    Where it is known, likeness minus that of LoRA alone: rows with other seeds have other late concepts.
     """
     rows = p.curve(method)
     x, y = (np.stack([measure[row] for row in rows], 1) for measure in (p.forgetting, p.behind or p.likeness))
@@ -127,7 +127,7 @@ def frontier_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
             shown(number(by_concept(frame, row, "a_mmd"))), shown(number(by_concept(frame, row, "accuracy")), 0, 100),
             shown(shrinking(frame, row)), shown(saturation), verdict(saturation, "above"),
         ])  # fmt: skip
-    head = ["row", "MMD² when learned, last third", "less that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"]
+    head = ["row", "MMD² when learned, last third", "minus that of LoRA alone", "F_mmd", "A_mmd", "accuracy %"]
     head += ["‖ΔW_t‖, last / first", "fall of the gain", "saturates"]
     columns = [k for k, name in enumerate(head) if not only or name in only]
     return table([head[k] for k in columns], [[line[k] for k in columns] for line in lines])
@@ -141,7 +141,7 @@ def gaps_table(found: list[StoredRun], pairs: list[tuple[str, str]] | None = Non
     lines = []
     for method, other in pairs:
         value = gap(p, method, other)
-        lines.append([f"{method} less {other}", shown(value), verdict(value, "below")])
+        lines.append([f"{method} minus {other}", shown(value), verdict(value, "below")])
     return table(["frontiers", "MMD² when learned, last third, at equal forgetting", "the first is better"], lines)
 
 
@@ -196,7 +196,7 @@ def plane(found: list[StoredRun]) -> Figure:
         axis.set_xticks([0, 0.5, 1, 1.5, 3, 6], labels=["0", "0.5", "1", "1.5", "3", "6"])
     axis.set(
         xlabel="Forgetting: F_mmd" + (f" (logarithmic above {LINEAR})" if axis.get_xscale() == "symlog" else ""),
-        ylabel="Late concepts, just learned: MMD²" + (" less that of LoRA alone" if p.behind else ""),
+        ylabel="Late concepts, just learned: MMD²" + (" minus that of LoRA alone" if p.behind else ""),
     )
     axis.legend(frameon=False)
     return figure
