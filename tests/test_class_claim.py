@@ -153,9 +153,12 @@ def test_one_run_fills_a_column_for_each_head(grid, tmp_path):
             better = results(run.row, run.seed, run.variant, SHARES["ub"])
             made["heads"] = {"trained": {"right": made["right"]}, "means": {"right": better["right"]}}
         write_run(tmp_path / "classes", run, made)
-    rows = [line.split(" | ") for line in tables.blocks(tmp_path, tmp_path)["classes_by_head"].splitlines()]
-    assert rows[0] == ["| method", "tasks", "A_N, trained", "A_N, means |"] and len(rows) == 4
-    assert rows[2][:2] == ["| c-lora", "2"] and rows[2][2].startswith("75.0") and rows[2][3].startswith("90.0")
+    samples = tables.by_head(read_runs(tmp_path / "classes", grid))
+    rows = [line.split(" | ") for line in tables.heads_table(samples).splitlines()]
+    assert rows[0] == ["| method", "tasks", "runs", "A_N, trained", "A_N, means |"] and len(rows) == 4
+    assert rows[2][:3] == ["| c-lora", "2", "2"] and rows[2][3].startswith("75.0") and rows[2][4].startswith("90.0")
+    numbers = tables.head_numbers(samples, 2)
+    assert {*numbers} == {"c-lora"} and numbers["c-lora"]["means"].mean == pytest.approx(90)
 
 
 def test_rows_are_compared_with_the_same_head(grid, tmp_path):

@@ -192,17 +192,26 @@ def by_head(found: list[StoredRun]) -> HeadSamples:
     return samples
 
 
+def head_numbers(samples: HeadSamples, tasks: int) -> dict[str, dict[str, Number]]:
+    """{row: {head: A_N}} of the runs with this number of tasks."""
+    numbers: dict[str, dict[str, Number]] = {}
+    for (row, n, head), runs in samples.items():
+        if n == tasks and (value := number(runs)):
+            numbers.setdefault(row, {})[head] = value
+    return numbers
+
+
 def heads_table(samples: HeadSamples) -> str:
     """A_N of every row with each head, for every number of tasks; "" without heads."""
     if not samples:
         return ""
     heads = list(dict.fromkeys(head for _, _, head in samples))
-    places = list(dict.fromkeys((row, tasks) for row, tasks, _ in samples))
-    lines = [
-        [row, str(tasks), *(shown(number(samples.get((row, tasks, head), {})), 1) for head in heads)]
-        for row, tasks in places
-    ]
-    return table(["method", "tasks", *(f"A_N, {head}" for head in heads)], lines)
+    lines = []
+    for tasks in sorted({n for _, n, _ in samples}):
+        for row, numbers in head_numbers(samples, tasks).items():
+            runs = max(len(of) for (name, n, _), of in samples.items() if (name, n) == (row, tasks))
+            lines.append([row, str(tasks), str(runs), *(shown(numbers.get(head), 1) for head in heads)])
+    return table(["method", "tasks", "runs", *(f"A_N, {head}" for head in heads)], lines)
 
 
 HEAD_PAIRS = (  # rows compared with one head; what the difference says if it is above zero
@@ -212,6 +221,7 @@ HEAD_PAIRS = (  # rows compared with one head; what the difference says if it is
     (C_LORA, "ncm", "learning helps"),
     ("ub", STAMINA, "joint training is ahead"),
     ("ub", C_LORA, "joint training is ahead"),
+    *((f"{STAMINA}@{x}", f"{C_LORA}@{x}", "STAMINA is ahead") for x in (1, 10, 1000)),
 )
 
 
@@ -258,7 +268,6 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
     if not found:
         return {}
     samples = bootstrap(found)
-    of_heads = heads_table(by_head(found))
     return {
         "classes": main_table(samples),
         "classes_brief": main_table(samples, BRIEF, ("a_n",)),
@@ -266,5 +275,4 @@ def blocks(results: Path, grids: Path) -> dict[str, str]:
         "classes_pairs": pair_table(samples),
         "classes_claims": claims_table(samples),
         "classes_missing": missing(found, load_grid(grid)),
-        **({"classes_by_head": of_heads} if of_heads else {}),
     }

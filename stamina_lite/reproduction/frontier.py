@@ -191,9 +191,11 @@ def plane(found: list[StoredRun]) -> Figure:
         rows = p.curve(method)
         x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, up))
         axis.plot(x, y, color=colour(method), label=method)
-    if max(values[0] for values in p.forgetting.values()) > 2 * LINEAR:
+    most = max(values[0] for values in p.forgetting.values())
+    if most > 2 * LINEAR:
         axis.set_xscale("symlog", linthresh=LINEAR, linscale=4)
-        axis.set_xticks([0, 0.5, 1, 1.5, 3, 6], labels=["0", "0.5", "1", "1.5", "3", "6"])
+        ticks = [tick for tick in (0, 0.5, 1, 1.5, 3, 6, 12, 24) if tick < 2 * most]
+        axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axis.set(
         xlabel="Forgetting: F_mmd" + (f" (logarithmic above {LINEAR})" if axis.get_xscale() == "symlog" else ""),
         ylabel="Late concepts, just learned: MMD²" + (" minus that of LoRA alone" if p.behind else ""),
