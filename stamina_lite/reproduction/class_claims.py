@@ -227,15 +227,18 @@ HEAD_PAIRS = (  # rows compared with one head; what the difference says if it is
 
 def head_pairs_table(samples: HeadSamples) -> str:
     """Differences of A_N between rows with the same head and seed, in points, with the verdict on "above zero"."""
+    heads = list(dict.fromkeys(head for _, _, head in samples))
     lines = []
-    for row, other, said in HEAD_PAIRS:
+    for row, other, claim in HEAD_PAIRS:
         for tasks in sorted({n for _, n, _ in samples}):
-            for head in dict.fromkeys(head for _, _, head in samples):
+            gaps = []
+            for head in heads:
                 a, b = (samples.get((name, tasks, head), {}) for name in (row, other))
-                gap = number({seed: a[seed] - b[seed] for seed in a if seed in b})
-                if gap:
-                    lines.append([f"{row} minus {other}", str(tasks), head, shown(gap, 1), said, verdict(gap, "above")])
-    return table(["", "tasks", "head", "A_N, points", "claim", "verdict"], lines)
+                gaps.append(number({seed: a[seed] - b[seed] for seed in a if seed in b}))
+            if any(gaps):
+                said = [f"{shown(gap, 1)} {verdict(gap, 'above')}" if gap else "–" for gap in gaps]
+                lines.append([f"{row} minus {other}", claim, str(tasks), *said])
+    return table(["A_N, points", "claim", "tasks", *heads], lines)
 
 
 CLAIMS = (  # claim; rows compared; measure; side of zero on which the difference of the two should lie
