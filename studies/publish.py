@@ -46,6 +46,7 @@ LARGE, SMALL, CLASSES, FRONTIER, FIFTY, HEADS = "claim50", "claim10", "classes",
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 STRENGTHS = (1, 10, 100)
+EWC = "lora-ewc@10000"  # at the λ that is its default
 AT_ONE_STRENGTH = [
     (f"{row}@{x}", f"{other}@{x}")
     for row, other in (
@@ -56,8 +57,11 @@ AT_ONE_STRENGTH = [
 ]  # fmt: skip
 AGAINST_BOUNDS = [(f"{row}@10", "ti++") for row in ("c-lora", "stamina", "stamina-no-mask")]
 AGAINST_BOUNDS += [("c-lora@10", "lora"), ("stamina@10", "lora-alone")]
-IN_README = ("lora-alone", "ti++", "lora", *(f"c-lora@{x}" for x in (1, 10, 100, 1000)))
-IN_README += (*(f"stamina@{x}" for x in STRENGTHS), "stamina-no-mask@10", "stamina-random-mask@10")
+AGAINST_BOUNDS += [
+    (EWC, other) for other in ("c-lora@10", "c-lora@100", "stamina@10", "stamina@100", "ti++", "lora-alone")
+]
+IN_README = ("lora-alone", "ti++", "lora", *(f"c-lora@{x}" for x in (1, 10, 1000)))
+IN_README += ("stamina@10", "stamina@100", "stamina-no-mask@10", EWC)
 MASKED = "stamina@10"  # the row of the frontier whose masks are shown
 LAMBDAS = ("c-lora-weak", "c-lora-strong")  # C-LoRA with a tenth and ten times its λ
 SHOWN_CLASSES = ("ub", "ft", "ewc", "coda-p", "lora", "c-lora", "inflora", "sd-lora", "stamina", "ncm")
@@ -187,7 +191,7 @@ def figures_of_frontier(found: list[StoredRun], home: Path) -> None:
 
 
 def figures_of_fifty(found: list[StoredRun], home: Path) -> None:
-    rows = [row for row in ("c-lora", "stamina", "stamina-no-mask") if row in rows_of(found)]
+    rows = [row for row in ("c-lora", "stamina", "stamina-no-mask", "lora-ewc") if row in rows_of(found)]
     save(figures.gain_by_task(found, rows, "lora-alone"), home / "gain.png")
     save(plots.weight_change(by_row(found, tuple(rows))), home / "weight_change.png")
     if "stamina" in rows:

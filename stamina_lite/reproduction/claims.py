@@ -241,6 +241,7 @@ def blocks(folder: Path, grid: Path, speed: dict | None = None) -> dict[str, str
     rows = rows_of(found)
     pairs = [(row, other) for row, other in ((STAMINA, C_LORA), (STAMINA, TOKEN), (C_LORA, TOKEN), (C_LORA, "lora"))]
     pairs += [("stamina-no-mask", C_LORA), (STAMINA, "offline"), (C_LORA, ALONE), (STAMINA, ALONE)]
+    pairs += [("lora-ewc", other) for other in (C_LORA, STAMINA, TOKEN)]
     pairs += [(STAMINA, row) for row in rows if row.startswith(("stamina-", "c-lora-"))]
     return {
         "main": main_table(found),

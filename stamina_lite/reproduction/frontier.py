@@ -134,14 +134,18 @@ def frontier_table(found: list[StoredRun], only: tuple[str, ...] = ()) -> str:
 
 
 def gaps_table(found: list[StoredRun], pairs: list[tuple[str, str]] | None = None) -> str:
-    """Differences of two frontiers at equal forgetting; by default STAMINA and its ablations against C-LoRA."""
+    """Differences of two frontiers at equal forgetting; by default all against C-LoRA, and STAMINA against others.
+
+    Frontiers that do not overlap in forgetting are left out.
+    """
     p = points(found)
-    pairs = pairs or [(method, C_LORA) for method in p.methods() if method != C_LORA]
-    pairs += [(STAMINA, method) for method in p.methods() if method.startswith(f"{STAMINA}-")]
+    if pairs is None:
+        pairs = [(method, C_LORA) for method in p.methods() if method != C_LORA]
+        pairs += [(STAMINA, method) for method in p.methods() if method not in (C_LORA, STAMINA)]
     lines = []
     for method, other in pairs:
-        value = gap(p, method, other)
-        lines.append([f"{method} minus {other}", shown(value), verdict(value, "below")])
+        if value := gap(p, method, other):
+            lines.append([f"{method} minus {other}", shown(value), verdict(value, "below")])
     return table(["frontiers", "MMD² when learned, last third, at equal forgetting", "the first is better"], lines)
 
 
