@@ -154,7 +154,9 @@ def learned_and_kept(results: list[dict]) -> Figure:
 
 def head_accuracy(results: list[dict]) -> Figure:
     """A_N of every head: a row for each run, whose heads all read the same weights."""
-    rows = [{head: Number(m["a_n"], m["a_n"], m["a_n"]) for head, m in r["heads"].items()} for r in results]
+    rows: list[Mapping[str, Number]] = [
+        {head: Number(m["a_n"], m["a_n"], m["a_n"]) for head, m in r["heads"].items()} for r in results
+    ]
     return _heads_of_rows([r["method"] for r in results], rows, "A_N (%)")
 
 
