@@ -1,6 +1,6 @@
 """Draw concepts of a run as its model drew them after earlier and later tasks, all from the same noise.
 
-    python studies/drift.py runs/frontier/{c-lora@{1,10,1000},stamina@10,lora-ewc@10000}.* --concepts 2 --every 6
+    python studies/drift.py runs/frontier/{c-lora@{1,10,1000},stamina@10,lora-ewc@100000}.* --concepts 2 --every 6
 
 Every task of a run is stored, so that the model after task t can be opened at any time. The images are laid out as in
 a run's folder, images/after-TTT/CONCEPT/: `stamina_lite.plots.gallery` shows them.

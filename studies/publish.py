@@ -46,7 +46,7 @@ LARGE, SMALL, CLASSES, FRONTIER, FIFTY, HEADS = "claim50", "claim10", "classes",
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 STRENGTHS = (1, 10, 100)
-EWC = "lora-ewc@10000"  # at the λ that is its default
+EWC = "lora-ewc@100000"  # the strength with the lowest A_mmd
 AT_ONE_STRENGTH = [
     (f"{row}@{x}", f"{other}@{x}")
     for row, other in (
@@ -57,9 +57,8 @@ AT_ONE_STRENGTH = [
 ]  # fmt: skip
 AGAINST_BOUNDS = [(f"{row}@10", "ti++") for row in ("c-lora", "stamina", "stamina-no-mask")]
 AGAINST_BOUNDS += [("c-lora@10", "lora"), ("stamina@10", "lora-alone")]
-AGAINST_BOUNDS += [
-    (EWC, other) for other in ("c-lora@10", "c-lora@100", "stamina@10", "stamina@100", "ti++", "lora-alone")
-]
+AGAINST_BOUNDS += [(EWC, f"{row}@{x}") for row in ("c-lora", "stamina") for x in (10, 100)]
+AGAINST_BOUNDS += [(EWC, other) for other in ("c-lora@1000", "stamina-no-mask@100", "ti++", "lora-alone")]
 IN_README = ("lora-alone", "ti++", "lora", *(f"c-lora@{x}" for x in (1, 10, 1000)))
 IN_README += ("stamina@10", "stamina@100", "stamina-no-mask@10", EWC)
 MASKED = "stamina@10"  # the row of the frontier whose masks are shown
