@@ -5,6 +5,11 @@
 Four trials over what is the method's own (its rate, and its λ or threshold where it has one), then two at half and at
 twice another rate, the rest as in the best of the four. A trial is one `bench tuning` run, resumable; the
 highest A_N is chosen. Every trial is stored, not only the best. These classes serve for nothing else.
+
+    python studies/tune_classes.py ub lora c-lora stamina stamina-no-mask --head-rates --out results/tuning-head-rates
+
+Only the rate of the head, for the grid heads-100: three trials a row, with its other settings, on as many other classes
+(`tuning-100`) in as many tasks as it is tested on.
 """
 
 import argparse
@@ -17,6 +22,7 @@ from pathlib import Path
 
 from stamina_lite.core.settings import ClassSettings
 from stamina_lite.methods.registry import CLASS_DEFAULTS
+from stamina_lite.reproduction.grids import load_grid
 from stamina_lite.runs.files import read_json, write_json
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -30,13 +36,24 @@ OWN = {  # four combinations each
     "lora-scaled": {"lr": (3e-4, 1e-3), "merge_exponent": (0.25, 1.0)},
     "inflora": {"lr": (3e-4, 1e-3), "threshold": (0.9, 0.98)},
 }
+HEAD_RATES, HEADS = (0.0025, 0.005, 0.01), Path(__file__).parents[1] / "notebooks" / "params" / "heads-100.yaml"
 KEPT = ("a_n", "a_n_running", "f_n", "f_n_chaudhry")
 
 
 def trial(name: str, options: dict, args) -> dict:
     """Run one trial, or find it done; its row."""
     run = args.runs / "-".join([name, *(f"{k}={v:g}" for k, v in options.items())])
-    command = [sys.executable, "-m", "stamina_lite.cli", "bench", "tuning", "--tasks", "5", "--method", name]
+    command = [
+        sys.executable,
+        "-m",
+        "stamina_lite.cli",
+        "bench",
+        args.set,
+        "--tasks",
+        str(args.tasks),
+        "--method",
+        name,
+    ]
     command += [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     command += ["--seed", str(args.seed), "--epochs", str(args.epochs), "--out", str(run)]
     quiet = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(args.threads)}
@@ -55,6 +72,13 @@ def best(rows: list[dict]) -> dict:
     return max(rows, key=lambda row: row["a_n"])["options"]
 
 
+def tune_head(name: str, args) -> None:
+    settings = load_grid(HEADS).protocol["rows"][name]
+    varied = [{"lr_head": rate} for rate in HEAD_RATES]
+    rows = [trial(name, settings | options, args) | {"options": options} for options in varied]
+    write_json(args.out / f"{name}.json", {"method": name, "chosen": best(rows), "trials": rows})
+
+
 def tune(name: str, args) -> None:
     grid = [dict(zip(OWN[name], values, strict=True)) for values in itertools.product(*OWN[name].values())]
     rows = [trial(name, options, args) for options in grid]
@@ -66,7 +90,8 @@ def tune(name: str, args) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("methods", nargs="+", choices=[*OWN])
+    parser.add_argument("methods", nargs="+", choices=[*OWN, "stamina-no-mask"])
+    parser.add_argument("--head-rates", action="store_true", help="only the rate of the head, on tuning-100")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1, help="methods at a time")
@@ -74,9 +99,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/tuning-classes"))
     parser.add_argument("--out", type=Path, default=Path("results/tuning-classes"))
     args = parser.parse_args()
+    args.set, args.tasks = ("tuning-100", 10) if args.head_rates else ("tuning", 5)
     args.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(args.workers) as pool:
-        for _ in pool.map(lambda name: tune(name, args), args.methods):
+        for _ in pool.map(lambda name: (tune_head if args.head_rates else tune)(name, args), args.methods):
             pass
 
 

@@ -136,6 +136,15 @@ def test_renditions_are_tested_with_artists_that_were_never_trained_on():
     assert first.max() <= 1 and first.std((1, 2, 3)).min() > 0.02  # something is on every picture
 
 
+def test_hundred_classes_are_the_same_pictures_of_half_the_classes():
+    whole, hundred = renditions(), renditions("hundred")
+    assert len(hundred.classes) == 100 and hundred.classes == [c for c in whole.classes if c in hundred.classes]
+    label = whole.classes.index(hundred.classes[7])
+    for half, of_hundred in ((whole.train, hundred.train), (whole.test, hundred.test)):
+        assert torch.equal(half.images[half.labels == label], of_hundred.images[of_hundred.labels == 7])
+    assert sorted(hundred.classes + renditions("others").classes) == sorted(whole.classes)
+
+
 def test_share_alike_drawings_and_tuning_classes_are_apart():
     whole, free, tuning = renditions(), renditions(share_alike=False), renditions("tuning")
     assert free.classes == whole.classes and torch.equal(free.test.labels, whole.test.labels)

@@ -22,6 +22,8 @@ from torch import Tensor
 from ..errors import UserError
 
 RENDITIONS = Path(__file__).parents[1] / "assets" / "renditions"
+# part -> name of the dataset
+PARTS = {"classes": "renditions", "hundred": "renditions-100", "others": "tuning-100", "tuning": "tuning"}
 
 
 class LabelledImages(Protocol):
@@ -210,14 +212,16 @@ def renditions(part: str = "classes", share_alike: bool = True) -> ClassDataset:
     A class's test images are by artists whose drawings of it are never trained on.
 
     Args:
-        part: "classes", or "tuning" for the 50 others that settings are chosen on.
+        part: "classes"; "hundred" for the 100 of them that joint training recognises best in cross-validation over the
+            training images (studies/hundred_classes.py), "others" for the other 100, to choose settings for these on;
+            or "tuning" for 50 that are not among the 200, to choose settings on.
         share_alike: with the drawings under CC-BY-SA, if they are installed.
 
     Raises:
         UserError: there is no such part.
     """
-    if part not in ("classes", "tuning"):
-        raise UserError(f"renditions has no part {part}: choose classes or tuning")
+    if part not in PARTS:
+        raise UserError(f"renditions has no part {part}: choose {', '.join(PARTS)}")
     return _renditions(part, share_alike and (RENDITIONS / "share-alike").is_dir())
 
 
@@ -225,6 +229,9 @@ def renditions(part: str = "classes", share_alike: bool = True) -> ClassDataset:
 def _renditions(part: str, share_alike: bool) -> ClassDataset:
     about = metadata()
     names = [n for n in about["classes"] if (n in about["tuning"]) == (part == "tuning")]
+    if part in ("hundred", "others"):
+        hundred = set((RENDITIONS / "hundred.txt").read_text(encoding="utf-8").split())
+        names = [n for n in names if (n in hundred) == (part == "hundred")]
     found: dict[str, tuple[list, list]] = {"train": ([], []), "test": ([], [])}
     for label, name in enumerate(names):
         for kind in ("pictures", "share-alike") if share_alike else ("pictures",):
@@ -235,7 +242,7 @@ def _renditions(part: str, share_alike: bool) -> ClassDataset:
                 found[split][0].append(tile)
                 found[split][1].append(label)
     halves = {split: TensorImages(torch.stack(tiles), torch.tensor(labels)) for split, (tiles, labels) in found.items()}
-    return ClassDataset("renditions" if part == "classes" else part, names, **halves)
+    return ClassDataset(PARTS[part], names, **halves)
 
 
 def metadata() -> dict:

@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
-from .datasets import ClassDataset, renditions
+from .datasets import PARTS, ClassDataset, renditions
 from .image_folder import image_folder
 from .public_sets import DOMAINS, cifar100, cub, domainnet, imagenet_a, imagenet_r
 
-EMBEDDED: dict[str, Callable[..., ClassDataset]] = {"renditions": renditions, "tuning": partial(renditions, "tuning")}
+EMBEDDED: dict[str, Callable[..., ClassDataset]] = {name: partial(renditions, part) for part, name in PARTS.items()}
 FROM_DISK: dict[str, Callable[..., ClassDataset]] = {  # read from a folder, at a size
     "imagenet-r": imagenet_r,
     "imagenet-a": imagenet_a,

@@ -15,8 +15,8 @@ def add(verb) -> None:
         "set",
         metavar="SET",
         help="mini50, people25, falls25, mini25, mini10, tune5, tune20, celeba-landmarks50, or a folder of concepts; "
-        "classes: renditions, tuning, imagenet-r, imagenet-a, cifar100, cub200, domainnet, or a folder with "
-        "train/CLASS and test/CLASS, or with --test-share one with a sub-folder for each class",
+        "classes: renditions, renditions-100, tuning, tuning-100, imagenet-r, imagenet-a, cifar100, cub200, domainnet, "
+        "or a folder with train/CLASS and test/CLASS, or with --test-share one with a sub-folder for each class",
     )
     p.add_argument("--concepts", type=at_least(1), metavar="N", help="only the first N concepts, or classes")
     p.add_argument("--tasks", type=at_least(1), metavar="N", help="classes: how many tasks they make (10)")
