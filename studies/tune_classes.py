@@ -73,7 +73,7 @@ def best(rows: list[dict]) -> dict:
 
 
 def tune_head(name: str, args) -> None:
-    settings = load_grid(HEADS).protocol["rows"][name]
+    settings = load_grid(HEADS)[0].protocol["rows"][name]
     varied = [{"lr_head": rate} for rate in HEAD_RATES]
     rows = [trial(name, settings | options, args) | {"options": options} for options in varied]
     write_json(args.out / f"{name}.json", {"method": name, "chosen": best(rows), "trials": rows})
