@@ -42,7 +42,8 @@ import step_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS, GRIDS = ROOT / "results", ROOT / "notebooks" / "params"
-LARGE, SMALL, CLASSES, FRONTIER, FIFTY, HEADS = "claim50", "claim10", "classes", "frontier", "fifty", "heads"
+LARGE, SMALL, CLASSES, FRONTIER, FIFTY = "claim50", "claim10", "classes", "frontier", "fifty"
+HEADS = ("heads", "heads-100")  # on 200 classes, and on the hundred with most room
 DOCUMENTS = ("README.md", "REPRODUCIBILITY.md", "results/README.md", "results/TABLES.md")
 SHOWN = ("ti++", "lora", "c-lora", "stamina")
 STRENGTHS = (1, 10, 100)
@@ -70,7 +71,7 @@ KEPT = {
     CLASSES: 0,
     FRONTIER: 2,
     FIFTY: 4,
-    HEADS: 0,
+    **dict.fromkeys(HEADS, 0),
 }  # pictures of a concept and stage, of those that come from the same noise
 
 
@@ -105,11 +106,13 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         runs = read_runs(results / FIFTY, grids / f"{FIFTY}.yaml")
         tables |= {"late": frontier.frontier_table(runs), "updates": frontier.updates_table(runs)}
         found |= {f"fifty_{name}": table for name, table in tables.items()}
-    if (results / HEADS).is_dir():
-        runs = read_runs(results / HEADS, grids / f"{HEADS}.yaml")
-        samples = class_claims.by_head(runs)
-        found |= {"heads": class_claims.heads_table(samples), "head_pairs": class_claims.head_pairs_table(samples)}
-        found["heads_missing"] = claims.missing(runs, load_grid(grids / f"{HEADS}.yaml"))
+    for grid in HEADS:
+        if (results / grid).is_dir():
+            runs = read_runs(results / grid, grids / f"{grid}.yaml")
+            samples = class_claims.by_head(runs)
+            found[grid] = class_claims.heads_table(samples)
+            found[f"{grid}-pairs"] = class_claims.head_pairs_table(samples)
+            found[f"{grid}-missing"] = claims.missing(runs, load_grid(grids / f"{grid}.yaml"))
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
             found[name] = make(read_json(results / file)) + (FEW if name in FEW_CONCEPTS else "")
@@ -117,6 +120,7 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         ("tuning", "tuning", "a_mmd", 2),
         ("rates", "tuning-rates", "a_mmd", 2),
         ("classes_tuning", "tuning-classes", "a_n", 1),
+        ("head_rates", "tuning-head-rates", "a_n", 1),
     ):
         trials = {file.stem: read_json(file) for file in sorted((results / folder).glob("*.json"))}
         if trials:
@@ -226,6 +230,12 @@ def figures_of_classes(found: list[StoredRun], home: Path) -> None:
     save(plots.accuracy_curves(by_row(ten, SHOWN_CLASSES)), home / "accuracy_curves.png")
 
 
+def figure_of_heads(found: list[StoredRun], home: Path) -> None:
+    """A_N of every row with each head in ten tasks; of rows at several λ the one at 100, which has no @."""
+    numbers = class_claims.head_numbers(class_claims.by_head(found), tasks=10)
+    save(plots.head_ranking({row: of_row for row, of_row in numbers.items() if "@" not in row}), home / "heads.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path, nargs="*", help="folders of `stamina-lite reproduce`, named as their grid")
@@ -246,6 +256,9 @@ def main() -> None:
         figures_of_claim(found[LARGE], RESULTS / LARGE)
     if CLASSES in found:
         figures_of_classes(found[CLASSES], RESULTS / CLASSES)
+    for grid in HEADS:
+        if grid in found:
+            figure_of_heads(found[grid], RESULTS / grid)
     if FRONTIER in found:
         figures_of_frontier(found[FRONTIER], RESULTS / FRONTIER)
         figure_of_drift(RESULTS / "drift", RESULTS / FRONTIER)

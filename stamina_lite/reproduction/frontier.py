@@ -189,7 +189,7 @@ def plane(found: list[StoredRun]) -> Figure:
         axis.add_patch(region(p.forgetting[row][1:], up[row][1:], centre, shade))
         axis.plot(*centre, "o" if "@" in row else "D", color=shade, markersize=4)
         text = f"{float(row.partition('@')[2]):g}" if "@" in row else row
-        below = p.methods().index(row.partition("@")[0]) % 2 if "@" in row else 0
+        below = p.methods().index(row.partition("@")[0]) % 2 if "@" in row else 1
         axis.annotate(text, centre, (4, -10 if below else 4), textcoords="offset points", fontsize=7, color="#333333")
     for method in p.methods():
         rows = p.curve(method)
