@@ -7,6 +7,7 @@ the tasks. Intervals are 95 % bootstraps over concepts, with the same resamples 
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -188,18 +189,24 @@ def plane(found: list[StoredRun]) -> Figure:
         shade = colour(row.partition("@")[0])
         axis.add_patch(region(p.forgetting[row][1:], up[row][1:], centre, shade))
         axis.plot(*centre, "o" if "@" in row else "D", color=shade, markersize=4)
-        text = f"{float(row.partition('@')[2]):g}" if "@" in row else row
-        below = p.methods().index(row.partition("@")[0]) % 2 if "@" in row else 1
-        axis.annotate(text, centre, (4, -10 if below else 4), textcoords="offset points", fontsize=7, color="#333333")
+        text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": "#333333"}
+        if "@" in row:
+            method, _, strength = row.partition("@")
+            below = p.methods().index(method) % 2
+            axis.annotate(f"{float(strength):g}", centre, (4, -10 if below else 4), **text)
+        else:
+            axis.annotate(row, centre, (-5, 0), ha="right", va="center", **text)
     for method in p.methods():
         rows = p.curve(method)
         x, y = ([measure[row][0] for row in rows] for measure in (p.forgetting, up))
         axis.plot(x, y, color=colour(method), label=method)
+    axis.margins(x=0.12)  # room for names at the left
     most = max(values[0] for values in p.forgetting.values())
     if most > 2 * LINEAR:
         axis.set_xscale("symlog", linthresh=LINEAR, linscale=4)
         ticks = [tick for tick in (0, 0.5, 1, 1.5, 3, 6, 12, 24) if tick < 2 * most]
         axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
     axis.set(
         xlabel="Forgetting: F_mmd" + (f" (logarithmic above {LINEAR})" if axis.get_xscale() == "symlog" else ""),
         ylabel="Late concepts, just learned: MMD²" + (" minus that of LoRA alone" if p.behind else ""),
