@@ -110,9 +110,10 @@ def blocks(results: Path = RESULTS, grids: Path = GRIDS) -> dict[str, str]:
         if (results / grid).is_dir():
             runs = read_runs(results / grid, grids / f"{grid}.yaml")
             samples = class_claims.by_head(runs)
-            found[grid] = class_claims.heads_table(samples)
-            found[f"{grid}-pairs"] = class_claims.head_pairs_table(samples)
-            found[f"{grid}-missing"] = claims.missing(runs, load_grid(grids / f"{grid}.yaml"))
+            block = grid.replace("-", "_")
+            found[block] = class_claims.heads_table(samples)
+            found[f"{block}_pairs"] = class_claims.head_pairs_table(samples)
+            found[f"{block}_missing"] = claims.missing(runs, load_grid(grids / f"{grid}.yaml"))
     for name, (make, file) in STUDIES.items():
         if (results / file).exists():
             found[name] = make(read_json(results / file)) + (FEW if name in FEW_CONCEPTS else "")

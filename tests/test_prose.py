@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = "Twenty-five concepts: frontiers", "Fifty concepts"
+SECTIONS = "Twenty-five concepts: frontiers", "Fifty concepts", "Two hundred classes"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
 NUMBER = re.compile(r"(-?[\d.]+)(?: points?)? \[(-?[\d.]+), (-?[\d.]+)\]")  # a mean and its interval
 
