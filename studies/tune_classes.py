@@ -6,7 +6,7 @@ Four trials over what is the method's own (its rate, and its λ or threshold whe
 twice another rate, the rest as in the best of the four. A trial is one `bench tuning` run, resumable; the
 highest A_N is chosen. Every trial is stored, not only the best. These classes serve for nothing else.
 
-    python studies/tune_classes.py ub lora c-lora stamina stamina-no-mask --head-rates --out results/tuning-head-rates
+    python studies/tune_classes.py ub lora c-lora stamina --head-rates --out results/tuning-head-rates
 
 Only the rate of the head, for the grid heads-100: three trials a row, with its other settings, on as many other classes
 (`tuning-100`) in as many tasks as it is tested on.
@@ -90,7 +90,7 @@ def tune(name: str, args) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("methods", nargs="+", choices=[*OWN, "stamina-no-mask"])
+    parser.add_argument("methods", nargs="+", choices=[*OWN])
     parser.add_argument("--head-rates", action="store_true", help="only the rate of the head, on tuning-100")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=5)
