@@ -24,8 +24,8 @@ import stored_outputs  # noqa: E402
 
 HOME = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
-GRIDS = [HOME / "params" / f"{name}.yaml" for name in ("claim10", "claim50", "classes", "fifty", "frontier", "heads")]
-PRESETS = sorted(set((HOME / "params").glob("*.yaml")) - set(GRIDS))
+GRIDS = "claim10", "claim50", "classes", "fifty", "frontier", "heads", "heads-100"
+PRESETS = [file for file in sorted((HOME / "params").glob("*.yaml")) if file.stem not in GRIDS]
 PARAMETER = re.compile(r"([A-Z][A-Z_]*) = (.+?)  # (str|int|float|bool|list): \S.*")
 COMMON = {"BASE", "SEED", "DEVICE", "OUT"}
 STANDING = ("[paper", "[recalled", "[ours")
