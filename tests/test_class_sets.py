@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,8 @@ def test_hundred_classes_are_the_same_pictures_of_half_the_classes():
     for half, of_hundred in ((whole.train, hundred.train), (whole.test, hundred.test)):
         assert torch.equal(half.images[half.labels == label], of_hundred.images[of_hundred.labels == 7])
     assert sorted(hundred.classes + renditions("others").classes) == sorted(whole.classes)
+    accuracy = json.loads((Path(__file__).parents[1] / "results" / "hundred_classes.json").read_text())["accuracy"]
+    assert min(accuracy[c] for c in hundred.classes) >= max(accuracy[c] for c in renditions("others").classes)
 
 
 def test_share_alike_drawings_and_tuning_classes_are_apart():
